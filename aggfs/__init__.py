@@ -1,0 +1,1 @@
+"""aggfs: one folder over several cloud accounts."""

@@ -1,0 +1,1 @@
+"""The local state: LMDB, sparse files, staging."""

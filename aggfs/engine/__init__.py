@@ -1,0 +1,1 @@
+"""The verbs of a volume: fetch, flush, publish, recover."""

@@ -1,0 +1,257 @@
+"""The nouns. Every room may import this module; it imports none.
+
+Identities are random or drawn by a device, never a number that counts up: two devices make
+them without asking each other. Names of files are bytes; keys of objects are str.
+"""
+
+import enum
+from typing import Annotated, NamedTuple, NewType
+
+import msgspec
+
+BLOCK_BYTES = 256 * 1024
+STRIPE_BYTES = 4 * 1024 * 1024
+STRIPE_BLOCKS = STRIPE_BYTES // BLOCK_BYTES
+INLINE_BYTES = 1024
+NAME_BYTES = 255
+FILE_BYTES_LIMIT = 1 << 50
+
+VolumeId = NewType("VolumeId", bytes)  # 16 random bytes
+DeviceId = NewType("DeviceId", bytes)  # 8 random bytes
+AccountId = NewType("AccountId", bytes)  # 8 random bytes, given at `account add`
+InodeId = NewType("InodeId", bytes)  # 16 random bytes
+LinkId = NewType("LinkId", bytes)  # 16 random bytes; a directory's is its inode id
+VersionId = NewType("VersionId", bytes)  # 16 random bytes, drawn when content is frozen
+Sid = NewType("Sid", bytes)  # a stripe: 8 bytes of its device, 16 random bytes
+
+ROOT = InodeId(bytes(16))
+NOWHERE = InodeId(b"")  # the parent of a link that was removed
+NO_ACCOUNT = AccountId(b"")  # a fragment that is in no account yet
+
+Id16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Id8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Name = Annotated[bytes, msgspec.Meta(max_length=NAME_BYTES)]
+Unsigned = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+
+
+class Stamp(NamedTuple):
+    """A hybrid logical clock reading: the one total order of entries.
+
+    `clock` is 48 bits of milliseconds since 1970 and 16 bits of counter; `device` breaks ties.
+    A device never gives the same clock twice.
+    """
+
+    clock: int
+    device: bytes
+
+
+class Layout(enum.IntEnum):
+    """How a sealed block is cut into k cells."""
+
+    CONTIGUOUS = 0
+    INTERLEAVE = 1
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """`count` blocks of a file from `block` on are blocks `index`... of stripe `sid`."""
+
+    block: Unsigned
+    sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+    index: Unsigned
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+
+class StripeRow(msgspec.Struct, frozen=True, array_like=True):
+    """Where a stripe is and how to read it. The last sealed block is the stripe's table.
+
+    `sealed_bytes[i]` is the length of sealed block i; `places[j]` is the account of fragment j,
+    or NO_ACCOUNT. n is `len(places)`.
+    """
+
+    sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+    k: Annotated[int, msgspec.Meta(ge=1, le=128)]
+    layout: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    storage_class: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+    sealed_bytes: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1, le=2 * BLOCK_BYTES)], ...],
+        msgspec.Meta(max_length=1 << 16),
+    ]
+    places: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=8)], ...], msgspec.Meta(max_length=256)
+    ]
+
+
+# --- entries of the namespace chain -------------------------------------------------------------
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """One link is now at (parent, name); parent NOWHERE means: removed."""
+
+    link: Id16
+    inode: Id16
+    parent: Annotated[bytes, msgspec.Meta(max_length=16)]
+    name: Name
+
+
+class Create(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A new inode and its first link. `mode` carries the file type bits of st_mode."""
+
+    inode: Id16
+    mode: Unsigned
+    uid: Unsigned
+    gid: Unsigned
+    rdev: Unsigned
+    target: Annotated[bytes, msgspec.Meta(max_length=4096)]
+    time_ns: Nanoseconds
+    placement: Placement
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Links move together: rename (one), rename over (moved, removed target), exchange (two),
+    hard link (one new), unlink and rmdir (one, to NOWHERE). `time_ns` becomes the ctime of the
+    inodes and the mtime of the directories."""
+
+    placements: Annotated[tuple[Placement, ...], msgspec.Meta(min_length=1, max_length=4)]
+    time_ns: Nanoseconds
+
+
+class SetAttributes(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Registers of an inode; None leaves one as it is. `mode` is the permission bits only."""
+
+    inode: Id16
+    mode: Unsigned | None
+    uid: Unsigned | None
+    gid: Unsigned | None
+    atime_ns: Nanoseconds | None
+    mtime_ns: Nanoseconds | None
+    ctime_ns: Nanoseconds | None
+
+
+class SetXattr(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """One extended attribute; None removes it."""
+
+    inode: Id16
+    name: Name
+    value: Annotated[bytes, msgspec.Meta(max_length=65536)] | None
+    ctime_ns: Nanoseconds
+
+
+class Content(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A new version of a file's content: a snapshot of one frozen dirty set and the size.
+
+    The content is that of `bases[0]` (nothing, if there is none) cut to `kept_bytes`, with
+    `extents` laid over it, cut or extended with zeros to `size` bytes. `inline`, when not empty,
+    is the whole content; `extents` is empty then. A block below `size` that nothing covers is a
+    gap: zeros.
+    """
+
+    inode: Id16
+    version: Id16
+    bases: Annotated[tuple[Id16, ...], msgspec.Meta(max_length=64)]
+    size: Unsigned
+    kept_bytes: Unsigned
+    extents: Annotated[tuple[Extent, ...], msgspec.Meta(max_length=1 << 20)]
+    inline: Annotated[bytes, msgspec.Meta(max_length=INLINE_BYTES)]
+    mtime_ns: Nanoseconds
+    ctime_ns: Nanoseconds
+
+
+class Relocate(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The same sealed-again blocks lie elsewhere: block `index` of `sid` is block `to_index` of
+    `to_sid`, for `count` blocks. No version; applies wherever the old pair is referenced."""
+
+    sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+    index: Unsigned
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    to_sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+    to_index: Unsigned
+
+
+NamespaceEntry = Create | Place | SetAttributes | SetXattr | Content | Relocate
+
+
+# --- entries of the control chain ---------------------------------------------------------------
+
+
+class PutStripe(msgspec.Struct, frozen=True, array_like=True, tag=32):
+    """A stripe's row as its owner knows it: new, or with other places."""
+
+    row: StripeRow
+
+
+class DropStripe(msgspec.Struct, frozen=True, array_like=True, tag=33):
+    """The owner means to delete this stripe: nothing refers to it any more."""
+
+    sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, tag=34):
+    """A device of the volume. `lapsed_after` is its last valid control sequence, or None."""
+
+    device: Id8
+    name: Annotated[str, msgspec.Meta(max_length=255)]
+    signing_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    slot_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    lapsed_after: Unsigned | None
+
+
+class AccountEntry(msgspec.Struct, frozen=True, array_like=True, tag=35):
+    """An account of the volume, as far as it is no secret. quota_bytes 0: not declared."""
+
+    account: Id8
+    name: Annotated[str, msgspec.Meta(max_length=255)]
+    provider: Annotated[str, msgspec.Meta(max_length=255)]
+    quota_bytes: Unsigned
+    removed: bool
+
+
+ControlEntry = PutStripe | DropStripe | Member | AccountEntry
+Entry = NamespaceEntry | ControlEntry
+
+
+# --- rows of the folded tree ----------------------------------------------------------------------
+
+
+class InodeRow(msgspec.Struct, frozen=True, array_like=True):
+    """What `stat` needs, in one row. Fields marked local are this device's own and never merged.
+
+    `registers` holds 16 bytes of stamp (clock, device) for each of: mode, owner, atime, mtime,
+    ctime. `heads` are the content versions that no other names as base; the first is the one
+    shown. `size` is what is shown here, unflushed writes included.
+    """
+
+    inode: bytes
+    number: int  # local: the FUSE inode number, never reused
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    size: int  # local, once written to
+    target: bytes
+    nlink: int  # live links (directories: live links to it, 0 or 1)
+    children: int  # live child links of a directory
+    subdirectories: int  # of these, directories
+    heads: tuple[bytes, ...]
+    registers: bytes
+    generation: int  # local: which sparse file holds its bytes
+
+
+class LinkRow(msgspec.Struct, frozen=True, array_like=True):
+    """Where a link is. `parent` is NOWHERE when it was removed; then `was_parent` and `name` are
+    its last place (a removed directory that another device filled is shown there again)."""
+
+    link: bytes
+    inode: bytes
+    parent: bytes
+    name: bytes
+    was_parent: bytes
+    cookie: int  # local: its place in the order of readdir, never reused
+    is_directory: bool
+    stamp_clock: int
+    stamp_device: bytes

@@ -1,0 +1,1 @@
+"""FUSE handlers: requests of the kernel become verbs of the engine."""

@@ -1,0 +1,1 @@
+"""Which account gets which fragment, and how much fits. Pure."""

@@ -1,0 +1,1 @@
+"""Accounts: the store contract, the drivers, and the wrappers around them."""
