@@ -1,0 +1,174 @@
+"""Where blocks are: the current content map of each inode, and the rows of stripes.
+
+Tables (all on the loop, all in the transaction of the caller's other puts):
+
+- `extents`: inode 16 + first block u64 -> (sid, index in the stripe, count): runs that do not
+  overlap. A block that no run covers is a gap.
+- `stripes`: sid 24 -> StripeState.
+- `doubtful`: account 8 + key -> size u64: objects that a put may have left and that nothing
+  names; they count as present until their deletion is confirmed.
+- `unfinished`: sid 24 -> nothing: stripes that are not full.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import msgspec
+
+from aggfs.cache.database import Database
+from aggfs.errors import Damaged
+from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
+
+TABLES = ("extents", "stripes", "doubtful", "unfinished")
+
+Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
+
+
+class StripeState(msgspec.Struct, frozen=True, array_like=True):
+    """A stripe as this device knows it. Bit i of `confirmed`: fragment i is in its place."""
+
+    row: StripeRow
+    confirmed: int
+
+    @property
+    def confirmed_count(self) -> int:
+        """How many fragments are in place."""
+        return self.confirmed.bit_count()
+
+    @property
+    def full(self) -> bool:
+        """Whether all n are."""
+        return self.confirmed_count == len(self.row.places)
+
+
+class _Run(msgspec.Struct, frozen=True, array_like=True):
+    """The value of an extent row."""
+
+    sid: Sid24
+    index: int
+    count: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_run = msgspec.msgpack.Decoder(_Run).decode
+_decode_state = msgspec.msgpack.Decoder(StripeState).decode
+
+
+def _key(inode: bytes, block: int) -> bytes:
+    return inode + block.to_bytes(8)
+
+
+class Blocks:
+    """The tables above."""
+
+    def __init__(self, database: Database) -> None:
+        self._extents = database.table("extents")
+        self._stripes = database.table("stripes")
+        self._doubtful = database.table("doubtful")
+        self._unfinished = database.table("unfinished")
+
+    # --- extents --------------------------------------------------------------------------------
+
+    def extents(self, inode: bytes, first: int, end: int) -> list[Extent]:
+        """The runs that cover blocks of [first, end), cut to it, in order."""
+        found = []
+        for extent in self._overlapping(inode, first, end):
+            start, stop = max(extent.block, first), min(extent.block + extent.count, end)
+            skipped = start - extent.block
+            found.append(Extent(start, extent.sid, extent.index + skipped, stop - start))
+        return found
+
+    def _overlapping(self, inode: bytes, first: int, end: int) -> Iterator[Extent]:
+        row = self._extents.last(inode, _key(inode, first))
+        if row is not None:
+            extent = self._extent(row)
+            if extent.block + extent.count > first and extent.block < first:
+                yield extent
+        after = _key(inode, first - 1) if first else None
+        while True:
+            rows = self._extents.scan(inode, after, limit=256)
+            for row in rows:
+                extent = self._extent(row)
+                if extent.block >= end:
+                    return
+                yield extent
+            if len(rows) < 256:
+                return
+            after = rows[-1][0]
+
+    @staticmethod
+    def _extent(row: tuple[bytes, bytes]) -> Extent:
+        try:
+            run = _decode_run(row[1])
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise Damaged(f"the local database holds a damaged extent: {error}") from error
+        return Extent(int.from_bytes(row[0][16:]), run.sid, run.index, run.count)
+
+    def clear(self, inode: bytes, first: int, end: int) -> None:
+        """Make gaps of the blocks of [first, end)."""
+        for extent in list(self._overlapping(inode, first, end)):
+            self._extents.delete(_key(inode, extent.block))
+            stop = extent.block + extent.count
+            if extent.block < first:
+                self._put(inode, extent.block, extent.sid, extent.index, first - extent.block)
+            if stop > end:
+                skipped = end - extent.block
+                self._put(inode, end, extent.sid, extent.index + skipped, stop - end)
+
+    def lay(self, inode: bytes, extents: Sequence[Extent]) -> None:
+        """Lay runs over the map; what they cover is theirs now."""
+        for extent in extents:
+            self.clear(inode, extent.block, extent.block + extent.count)
+            self._put(inode, extent.block, extent.sid, extent.index, extent.count)
+
+    def _put(self, inode: bytes, block: int, sid: bytes, index: int, count: int) -> None:
+        self._extents.put(_key(inode, block), _encode(_Run(sid, index, count)))
+
+    def apply(self, content: Content) -> None:
+        """Make the map that of a new version whose base is the map's version."""
+        kept_blocks = -(-content.kept_bytes // BLOCK_BYTES)
+        self.clear(content.inode, 0 if content.inline else kept_blocks, 1 << 62)
+        self.lay(content.inode, content.extents)
+
+    # --- stripes ----------------------------------------------------------------------------------
+
+    def stripe(self, sid: bytes) -> StripeState | None:
+        """What is known of a stripe."""
+        value = self._stripes.get(sid)
+        if value is None:
+            return None
+        try:
+            return _decode_state(value)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise Damaged(f"the local database holds a damaged stripe row: {error}") from error
+
+    def put_stripe(self, state: StripeState) -> None:
+        """Remember it, and whether it still needs work."""
+        self._stripes.put(state.row.sid, _encode(state))
+        if state.full:
+            self._unfinished.delete(state.row.sid)
+        else:
+            self._unfinished.put(state.row.sid, b"")
+
+    def unfinished(self) -> list[bytes]:
+        """The stripes that are not full."""
+        return [key for key, _ in self._unfinished.scan(b"")]
+
+    def stripes(self, after: bytes | None = None, *, limit: int = 1000) -> list[StripeState]:
+        """Some stripes in order of sid, for those who walk them all."""
+        return [_decode_state(value) for _, value in self._stripes.scan(b"", after, limit=limit)]
+
+    # --- objects that may be there --------------------------------------------------------------
+
+    def add_doubtful(self, account: AccountId, key: str, size_bytes: int) -> None:
+        """A put to `key` was begun and is given up: the object may be there."""
+        self._doubtful.put(account + key.encode(), size_bytes.to_bytes(8))
+
+    def doubtful(self) -> list[tuple[AccountId, str, int]]:
+        """All such objects: account, key, size in bytes."""
+        rows = self._doubtful.scan(b"")
+        return [(AccountId(k[:8]), k[8:].decode(), int.from_bytes(v)) for k, v in rows]
+
+    def drop_doubtful(self, account: AccountId, key: str) -> None:
+        """Its deletion is confirmed."""
+        self._doubtful.delete(account + key.encode())

@@ -1,0 +1,132 @@
+"""The accounts of a running volume: their stores, what lies in them, and who answers.
+
+The ledger counts, per account, the bytes of every object that is there or may be there (a put
+that was begun counts until the object's deletion is confirmed). It changes in the same LMDB
+transaction as the row that names the object, so it never drifts from the rows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from aggfs.cache.database import Database
+from aggfs.errors import QuotaFull, StoreError
+from aggfs.model import AccountId
+from aggfs.placement.accounts import AccountState
+from aggfs.stores.base import Store
+
+TABLES = ("ledger", "objects")
+FIRST_LATENCY_SECONDS = 0.02
+LATENCY_WEIGHT = 0.2
+
+
+class Ledger:
+    """Bytes per account, and the objects that are no data fragments (those have stripe rows)."""
+
+    def __init__(self, database: Database) -> None:
+        self._used = database.table("ledger")
+        self._objects = database.table("objects")
+
+    def used_bytes(self, account: AccountId) -> int:
+        """What lies, or may lie, in the account."""
+        value = self._used.get(account)
+        return int.from_bytes(value) if value else 0
+
+    def add(self, account: AccountId, size_bytes: int) -> None:
+        """Count an object that is about to be put; negative: one whose deletion is confirmed."""
+        total = max(0, self.used_bytes(account) + size_bytes)
+        self._used.put(account, total.to_bytes(8))
+
+    def put_object(self, account: AccountId, key: str, size_bytes: int) -> None:
+        """An object of the journal or a header is put, or replaced by one of another size."""
+        name = account + key.encode()
+        old = self._objects.get(name)
+        self.add(account, size_bytes - (int.from_bytes(old) if old else 0))
+        self._objects.put(name, size_bytes.to_bytes(8))
+
+    def drop_object(self, account: AccountId, key: str) -> None:
+        """An object of the journal is confirmed to be gone."""
+        name = account + key.encode()
+        old = self._objects.get(name)
+        if old:
+            self.add(account, -int.from_bytes(old))
+            self._objects.delete(name)
+
+    def objects(self, account: AccountId) -> list[tuple[str, int]]:
+        """(key, size in bytes) of the account's objects that are no data fragments."""
+        rows = self._objects.scan(account)
+        return [(key[len(account) :].decode(), int.from_bytes(value)) for key, value in rows]
+
+
+@dataclass(slots=True)
+class Account:
+    """One account at run time. `last_error` is empty while it answers."""
+
+    id: AccountId
+    name: str
+    driver: str
+    provider: str
+    quota_bytes: int
+    store: Store
+    last_error: str = ""
+    full: bool = False
+    in_flight: int = 0
+    latency_seconds: float = FIRST_LATENCY_SECONDS
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its last call was answered."""
+        return not self.last_error
+
+    def answered(self, seconds: float | None = None) -> None:
+        """A call was answered, after so many seconds if it was a read worth timing."""
+        self.last_error = ""
+        if seconds is not None:
+            self.latency_seconds += LATENCY_WEIGHT * (seconds - self.latency_seconds)
+
+    def failed(self, error: StoreError) -> None:
+        """A call was not answered, or the account said no."""
+        self.last_error = str(error) or type(error).__name__
+        if isinstance(error, QuotaFull):
+            self.full = True
+
+    def cost(self) -> float:
+        """How long the next read will take here, as far as anyone can tell."""
+        return self.latency_seconds * (1 + self.in_flight) + (0.0 if self.healthy else 1e3)
+
+
+class Accounts:
+    """All accounts of a volume, by id, and the figures that placement works on."""
+
+    def __init__(self, accounts: Iterable[Account], ledger: Ledger) -> None:
+        self._accounts: dict[AccountId, Account] = {account.id: account for account in accounts}
+        self.ledger = ledger
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._accounts.values())
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def get(self, account: bytes) -> Account | None:
+        """The account with this id, None if the volume has no such account any more."""
+        return self._accounts.get(AccountId(account))
+
+    def add(self, account: Account) -> None:
+        """An account joined while the volume runs."""
+        self._accounts[account.id] = account
+
+    def states(self) -> Sequence[AccountState]:
+        """What placement may know of the accounts, in a stable order."""
+        return [self._state(account) for account in self._accounts.values()]
+
+    def _state(self, account: Account) -> AccountState:
+        used = self.ledger.used_bytes(account.id)
+        return AccountState(
+            account=account.id,
+            name=account.name,
+            provider=account.provider,
+            quota_bytes=used if account.full else account.quota_bytes,
+            used_bytes=used,
+            healthy=account.healthy,
+            writable=not account.full,
+        )
