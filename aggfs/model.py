@@ -111,10 +111,14 @@ class Create(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class Place(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Links move together: rename (one), rename over (moved, removed target), exchange (two),
     hard link (one new), unlink and rmdir (one, to NOWHERE). `time_ns` becomes the ctime of the
-    inodes and the mtime of the directories."""
+    inodes and the mtime and ctime of `directories`: the parents that gain or lose a name, as its
+    author saw them. `observed` are the content heads of the files that it removes: content that
+    the author had not seen keeps such a file alive."""
 
-    placements: Annotated[tuple[Placement, ...], msgspec.Meta(min_length=1, max_length=4)]
+    placements: Annotated[tuple[Placement, ...], msgspec.Meta(min_length=1, max_length=64)]
     time_ns: Nanoseconds
+    directories: Annotated[tuple[Id16, ...], msgspec.Meta(max_length=64)] = ()
+    observed: Annotated[tuple[Id16, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class SetAttributes(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -213,13 +217,17 @@ Entry = NamespaceEntry | ControlEntry
 
 # --- rows of the folded tree ----------------------------------------------------------------------
 
+# A stamp in rows and keys is 16 bytes, clock (u64, big endian) and device: bytes compare as stamps.
+NEVER = bytes(16)
+
 
 class InodeRow(msgspec.Struct, frozen=True, array_like=True):
     """What `stat` needs, in one row. Fields marked local are this device's own and never merged.
 
-    `registers` holds 16 bytes of stamp (clock, device) for each of: mode, owner, atime, mtime,
-    ctime. `heads` are the content versions that no other names as base; the first is the one
-    shown. `size` is what is shown here, unflushed writes included.
+    `mode` is 0 while only mentions of the inode have arrived, not its `Create`. `registers` holds
+    the stamp of each of: creation, mode, uid, gid, atime, mtime, ctime; one stamp alone stands for
+    seven equal ones. `heads` are the content versions that no other names as base; the first is
+    the one shown. `size` is what is shown here, unflushed writes included.
     """
 
     inode: bytes
@@ -232,19 +240,25 @@ class InodeRow(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: int
     ctime_ns: int
     btime_ns: int
-    size: int  # local, once written to
+    size: int  # local, while `unflushed`
     target: bytes
-    nlink: int  # live links (directories: live links to it, 0 or 1)
-    children: int  # live child links of a directory
+    nlink: int  # shown links (directories: 0 or 1)
+    children: int  # links shown in a directory, those of directories merged into it included
     subdirectories: int  # of these, directories
     heads: tuple[bytes, ...]
     registers: bytes
     generation: int  # local: which sparse file holds its bytes
+    unflushed: bool = False  # local: size, mtime and ctime are newer here than any published
+    placed: int = 0  # links that are not removed
+    filled: int = 0  # shown links whose own parent this directory is: > 0 keeps it alive
+    clashes: int = 0  # links in this directory beyond the first of their name
+    merged_into: bytes = b""  # the directory of the same path under which this one is shown
 
 
 class LinkRow(msgspec.Struct, frozen=True, array_like=True):
-    """Where a link is. `parent` is NOWHERE when it was removed; then `was_parent` and `name` are
-    its last place (a removed directory that another device filled is shown there again)."""
+    """Where a link is. `parent` is NOWHERE when it was removed; `was_parent` and `name` are its
+    last place (a removed directory that another device filled is shown there again), b"" when
+    it never had one. `observed` are the content heads that its remover had seen."""
 
     link: bytes
     inode: bytes
@@ -252,6 +266,67 @@ class LinkRow(msgspec.Struct, frozen=True, array_like=True):
     name: bytes
     was_parent: bytes
     cookie: int  # local: its place in the order of readdir, never reused
-    is_directory: bool
-    stamp_clock: int
-    stamp_device: bytes
+    when: bytes  # stamp of the move that put it here
+    observed: tuple[bytes, ...] = ()
+    shown: bool = False  # whether the tables of names hold it
+
+    @property
+    def is_directory(self) -> bool:
+        """A directory's link id is its inode id."""
+        return self.link == self.inode
+
+
+class MoveRow(msgspec.Struct, frozen=True, array_like=True):
+    """One applied `Create` or `Place`, with what its links were before: enough to take it back.
+
+    `before` is empty when the move was skipped because it would have made a cycle; else it has
+    the former row of each placement, None where the link was new.
+    """
+
+    placements: tuple[Placement, ...]
+    observed: tuple[bytes, ...]
+    before: tuple[LinkRow | None, ...]
+
+
+class XattrRow(msgspec.Struct, frozen=True, array_like=True):
+    """An extended attribute's register. `value` None: removed."""
+
+    when: bytes
+    value: bytes | None
+
+
+class VersionRow(msgspec.Struct, frozen=True, array_like=True):
+    """A content version. `content` is None while others name it as base and it has not come."""
+
+    when: bytes
+    superseded: bool
+    content: Content | None
+
+
+class RelocationRow(msgspec.Struct, frozen=True, array_like=True):
+    """Where one block of a stripe lies now."""
+
+    when: bytes
+    sid: bytes
+    index: int
+
+
+class ControlRow(msgspec.Struct, frozen=True, array_like=True):
+    """The last word on one stripe, member or account."""
+
+    when: bytes
+    entry: ControlEntry
+
+
+class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
+    """An entry that is not published yet; its key is its u64 sequence, in the order of doing.
+
+    `waits_for` is the inode whose content must be stored before the entry may be published, or
+    b"". `frozen_at`, of a `Content` only: the sequence that the next row would have got at the
+    instant its bytes were frozen.
+    """
+
+    stamp: Stamp
+    entry: Entry
+    waits_for: bytes = b""
+    frozen_at: int = 0
