@@ -1,0 +1,57 @@
+"""Storage classes: how the stripes of some files are coded.
+
+A class is immutable: what was written under an id stays readable under it, so a change of k or
+layout is a new class, and the old data is relocated into it.
+"""
+
+from dataclasses import dataclass
+
+from aggfs.errors import BadConfig
+from aggfs.model import Layout
+
+K_LIMIT = 32
+N_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StorageClass:
+    """k of n fragments rebuild a stripe; `compression` is None or the name of a method."""
+
+    id: int
+    name: str
+    k: int
+    n: int
+    layout: Layout = Layout.CONTIGUOUS
+    compression: str | None = None
+
+    @property
+    def write_quorum(self) -> int:
+        """How many fragments must be in place before an entry may name the stripe."""
+        return write_quorum(self.k, self.n)
+
+
+def write_quorum(k: int, n: int) -> int:
+    """One more than is needed to read, so that a published stripe survives the next failure."""
+    return min(n, k + 1)
+
+
+def per_provider_limit(k: int, n: int) -> int:
+    """The most fragments of one stripe that one provider may ever hold.
+
+    With k - 1 it cannot read; with n - k the others can still read without it.
+    """
+    return min(k - 1, n - k)
+
+
+def check_class(storage_class: StorageClass) -> None:
+    """Raise `BadConfig` for a class that no volume may have, whatever its accounts."""
+    k, n = storage_class.k, storage_class.n
+    what = f"class {storage_class.name!r}: {k}-of-{n}"
+    if not 1 <= k <= K_LIMIT or not 1 <= n <= N_LIMIT:
+        raise BadConfig(f"{what}: k must be 1 to {K_LIMIT} and n 1 to {N_LIMIT}")
+    if n < k:
+        raise BadConfig(f"{what}: n must not be less than k")
+    if not 0 <= storage_class.id <= 255:
+        raise BadConfig(f"{what}: the class id must be 0 to 255")
+    if storage_class.compression not in (None, "zstd"):
+        raise BadConfig(f"{what}: unknown compression {storage_class.compression!r} (none, zstd)")
