@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from aggfs.coding.cipher import KEY_BYTES, CellMac
+from aggfs.errors import Damaged
 from aggfs.formats.fragment import Suite
 
 _CACHED_KEYS = 512
@@ -57,7 +58,9 @@ class VolumeKeys:
         return f"VolumeKeys(volume={self.volume.hex()}, epoch={self.epoch})"
 
     def _derive(self, epoch: int, purpose: bytes, *parts: bytes) -> bytes:
-        """HMAC(master of the epoch, purpose ‖ volume ‖ parts)."""
+        """HMAC(master of the epoch, purpose ‖ volume ‖ parts). No purpose begins another."""
+        if not self.has_epoch(epoch):
+            raise Damaged(f"epoch {epoch} is not in this keyring, which ends at {self.epoch}")
         message = b"".join((b"aggfs ", purpose, self.volume, *parts))
         return hmac.digest(self._keyring.epochs[epoch - 1], message, "sha256")
 

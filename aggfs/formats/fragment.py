@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aggfs.errors import UnknownVersion
 from aggfs.formats.record import Buffer, Reader
-from aggfs.formats.sizes import FRAGMENT_HEADER_BYTES, TAG_BYTES
+from aggfs.formats.sizes import FRAGMENT_HEADER_BYTES, SEALED_LEAST_BYTES, TAG_BYTES
 
 SALT_BYTES = 32
 FIELDS_BYTES = FRAGMENT_HEADER_BYTES - SALT_BYTES - TAG_BYTES
@@ -94,7 +94,7 @@ def decode_fields(data: Buffer) -> FragmentHeader:
         epoch=reader.number(4, low=1),
         blocks=reader.number(4, low=1, high=BLOCKS_LIMIT),
         table_offset=reader.number(4, low=FRAGMENT_HEADER_BYTES),
-        table_bytes=reader.number(4, low=TAG_BYTES, high=SEALED_LIMIT_BYTES),
+        table_bytes=reader.number(4, low=SEALED_LEAST_BYTES, high=SEALED_LIMIT_BYTES),
     )
     reader.zeros()
     return header

@@ -1,6 +1,7 @@
 """How long things are: size classes, sealed blocks, cells, fragments.
 
-All of it follows from lengths alone, so that a reader finds any cell by arithmetic.
+All of it follows from lengths alone, so that a reader finds any cell by arithmetic
+(`aggfs.coding.codec` does).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ FOOTER_BYTES = 4
 TAG_BYTES = 16
 MAC_BYTES = 16
 CELL_STEP_BYTES = 16
+SEALED_LEAST_BYTES = 64 + FOOTER_BYTES + TAG_BYTES
 
 _SMALL_STEP_BYTES = 64
 _SMALL_LIMIT_BYTES = 4096
@@ -43,20 +45,3 @@ def cells_bytes(sealed_bytes: Sequence[int], k: int) -> int:
     step = CELL_STEP_BYTES * k
     cells = sum(-(-length // step) for length in sealed_bytes)
     return cells * CELL_STEP_BYTES + len(sealed_bytes) * MAC_BYTES
-
-
-def cell_range(sealed_bytes: Sequence[int], k: int, block: int) -> tuple[int, int]:
-    """Where cell and MAC of a block lie within each fragment: (offset, length)."""
-    offset = FRAGMENT_HEADER_BYTES + cells_bytes(sealed_bytes[:block], k)
-    return offset, cell_bytes(sealed_bytes[block], k) + MAC_BYTES
-
-
-def run_range(sealed_bytes: Sequence[int], k: int, first: int, count: int) -> tuple[int, int]:
-    """Where the cells of `count` blocks from `first` on lie: (offset, length)."""
-    offset = FRAGMENT_HEADER_BYTES + cells_bytes(sealed_bytes[:first], k)
-    return offset, cells_bytes(sealed_bytes[first : first + count], k)
-
-
-def fragment_bytes(sealed_bytes: Sequence[int], k: int) -> int:
-    """The size of each fragment's object."""
-    return size_class(FRAGMENT_HEADER_BYTES + cells_bytes(sealed_bytes, k))

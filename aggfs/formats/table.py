@@ -4,8 +4,9 @@ The table is the stripe's last block, so it is sealed and coded like the others 
 provider. With it a stripe can be read when its row is lost, and if every journal were lost, the
 contents and last known names could still be rebuilt.
 
-    sizes: count u32, then runs of (times u32, sealed length u32) that sum up to count
-    rows:  each a run of blocks of one file, in the order of the blocks
+    version u8
+    sizes:  count u32, then runs of (times u32, sealed length u32) that sum up to count
+    rows:   each a run of blocks of one file, in the order of the blocks
 """
 
 import struct
@@ -16,7 +17,7 @@ from itertools import groupby
 from aggfs.errors import UnknownVersion
 from aggfs.formats.fragment import BLOCKS_LIMIT, SEALED_LIMIT_BYTES
 from aggfs.formats.record import Buffer, Reader
-from aggfs.formats.sizes import TAG_BYTES
+from aggfs.formats.sizes import SEALED_LEAST_BYTES
 from aggfs.model import NAME_BYTES
 
 ROWS_LIMIT_BYTES = 384 * 1024
@@ -72,11 +73,26 @@ def decode_rows(data: Buffer) -> tuple[TableRow, ...]:
     return tuple(rows)
 
 
+def encode_sizes(sealed_bytes: Sequence[int]) -> bytes:
+    """Lengths of sealed blocks, equal neighbours together."""
+    runs = (_RUN.pack(len(list(run)), length) for length, run in groupby(sealed_bytes))
+    return b"".join((len(sealed_bytes).to_bytes(4, "big"), *runs))
+
+
+def decode_sizes(reader: Reader) -> tuple[int, ...]:
+    """The reverse, taken off the front of `reader`; or `Damaged`."""
+    count = reader.number(4, high=BLOCKS_LIMIT)
+    lengths: list[int] = []
+    while len(lengths) < count:
+        times = reader.number(4, low=1, high=count - len(lengths))
+        length = reader.number(4, low=SEALED_LEAST_BYTES, high=SEALED_LIMIT_BYTES)
+        lengths.extend([length] * times)
+    return tuple(lengths)
+
+
 def encode_table(sealed_bytes: Sequence[int], rows: Buffer) -> bytes:
     """The plaintext of a table: the lengths of the sealed blocks before it, and encoded rows."""
-    runs = b"".join(_RUN.pack(len(list(run)), length) for length, run in groupby(sealed_bytes))
-    head = bytes([_VERSION]) + len(sealed_bytes).to_bytes(4, "big")
-    return b"".join((head, runs, rows))
+    return b"".join((bytes([_VERSION]), encode_sizes(sealed_bytes), rows))
 
 
 def decode_table(data: Buffer) -> tuple[tuple[int, ...], bytes]:
@@ -85,10 +101,4 @@ def decode_table(data: Buffer) -> tuple[tuple[int, ...], bytes]:
     version = reader.number(1)
     if version != _VERSION:
         raise UnknownVersion(f"a stripe table of version {version}: a newer aggfs wrote it")
-    count = reader.number(4, high=BLOCKS_LIMIT - 1)
-    lengths: list[int] = []
-    while len(lengths) < count:
-        times = reader.number(4, low=1, high=count - len(lengths))
-        length = reader.number(4, low=TAG_BYTES, high=SEALED_LIMIT_BYTES)
-        lengths.extend([length] * times)
-    return tuple(lengths), reader.rest()
+    return decode_sizes(reader), reader.rest()
