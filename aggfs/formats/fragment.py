@@ -6,7 +6,7 @@ then filler up to a size class. `aggfs.coding.codec` seals and opens; here are o
 
 import enum
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aggfs.errors import UnknownVersion
 from aggfs.formats.record import Buffer, Reader
@@ -58,6 +58,10 @@ class FragmentHeader:
     blocks: int
     table_offset: int
     table_bytes: int
+
+    def of_stripe(self) -> "FragmentHeader":
+        """What all fragments of the stripe have in common: this header, as fragment 0's."""
+        return replace(self, index=0)
 
 
 def encode_fields(header: FragmentHeader) -> bytes:
