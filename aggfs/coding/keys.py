@@ -12,6 +12,13 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from aggfs.coding.cipher import KEY_BYTES, CellMac
 from aggfs.errors import Damaged
 from aggfs.formats.fragment import Suite
@@ -100,6 +107,10 @@ class VolumeKeys:
         """The key of one fragment header."""
         return self._derive(epoch, b"header key", salt)
 
+    def charter_key(self, epoch: int, salt: bytes) -> bytes:
+        """The key of a header's sealed part."""
+        return self._derive(epoch, b"charter", salt)
+
     # --- object names -----------------------------------------------------------------------
 
     def _name(self, epoch: int, purpose: bytes, *parts: bytes) -> str:
@@ -166,3 +177,61 @@ def is_object_name(key: str) -> bool:
 def _header_check(random8: bytes) -> bytes:
     check_bytes = _NAME_BYTES - _HEADER_RANDOM_BYTES
     return hashlib.sha256(b"aggfs header 1" + random8).digest()[:check_bytes]
+
+
+# --- secrets and key pairs ------------------------------------------------------------------------
+# Thin doors to `cryptography`; what they are for is told in `aggfs.coding.slots`.
+
+_HPKE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+
+
+def stretch_passphrase(
+    passphrase: bytes, salt: bytes, *, memory_kib: int, passes: int, lanes: int, length: int
+) -> bytes:
+    """Argon2id: costs `memory_kib` of memory and, on purpose, time."""
+    return Argon2id(
+        salt=salt, length=length, iterations=passes, lanes=lanes, memory_cost=memory_kib
+    ).derive(passphrase)
+
+
+def expand_secret(secret: bytes, salt: bytes, purpose: bytes, length: int) -> bytes:
+    """HKDF-SHA256 of a secret that no one can guess."""
+    return HKDF(hashes.SHA256(), length, salt, purpose).derive(secret)
+
+
+def exchange_public_key(private_key: bytes) -> bytes:
+    """The X25519 public key of 32 private bytes."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def wrap_for(public_key: bytes, secret: bytes, info: bytes) -> bytes:
+    """HPKE (RFC 9180, base mode, X25519, HKDF-SHA256, AES-256-GCM): 32 bytes of encapsulated key,
+    then the sealed secret. The library draws the ephemeral key itself."""
+    return _HPKE.encrypt(secret, X25519PublicKey.from_public_bytes(public_key), info)
+
+
+def unwrap(private_key: bytes, wrapped: bytes, info: bytes) -> bytes:
+    """The reverse of `wrap_for`, or `Damaged`."""
+    try:
+        return _HPKE.decrypt(wrapped, X25519PrivateKey.from_private_bytes(private_key), info)
+    except (InvalidTag, ValueError):
+        raise Damaged("a wrapped key was not wrapped for this slot") from None
+
+
+def signing_public_key(seed: bytes) -> bytes:
+    """The Ed25519 public key of a 32-byte seed."""
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def sign(seed: bytes, message: bytes) -> bytes:
+    """The 64-byte Ed25519 signature of a message."""
+    return Ed25519PrivateKey.from_private_bytes(seed).sign(message)
+
+
+def is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the signature is that key's, of that message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
