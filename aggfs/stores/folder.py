@@ -1,0 +1,296 @@
+"""The file work of a directory account: whole files or none, under names that keys give.
+
+A file is written under a *part* name in its own directory, synced, and then gets its real name
+in one step (rename, or link where an existing file must win); then the directory is synced. So a
+reader, also after a power cut, sees the old file, the new file or none. Part names are never
+listed. A part left by a dead writer is removed when it is an hour old; should its writer be alive
+after all, its rename fails, and the caller of `put` hears that trying again may help.
+
+Everything here blocks, and is called in worker threads, several at once. Nothing here is told to
+stop: a caller that gave up has taken back the loan of its buffers, and the file gets no name.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+
+from aggfs.errors import Refused, Unreachable
+from aggfs.stores.base import Buffer, ObjectInfo
+from aggfs.stores.threaded import Loan
+
+STALE_SECONDS = 3600.0
+_PART = re.compile(r"\.aggfs-[0-9a-f]{16}\.part")
+_VECTOR_LIMIT = 1024  # IOV_MAX
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_EXCLUSIVE_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_UNREADABLE_BY_DESIGN = "lost+found/"  # at the top of an ext4 disk, root's alone
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Folder:
+    """A directory tree as a flat set of files. Raises `OSError` as the system does, and
+    `Unreachable` when the root is not (or no longer) the directory that it was."""
+
+    def __init__(self, root: str) -> None:
+        """The root need not be there yet: its disk may be mounted later."""
+        self.root = os.path.realpath(root)
+        self._identity: tuple[int, int] | None = None
+        self._prepared: set[str] = set()
+        self._lock = threading.Lock()
+
+    def path(self, key: str) -> str:
+        """The file of a key; `Refused` for a key that can be no path below the root."""
+        for part in key.split("/"):
+            if part in ("", ".", "..") or "\0" in part or _PART.fullmatch(part):
+                raise Refused(f"{self.root}: {key!r} cannot be the name of an object")
+        return f"{self.root}/{key}"
+
+    def check_root(self) -> None:
+        """`Unreachable` unless the root is there and the same directory as at first sight.
+
+        Asked only where something is missing: an empty mount point must not look like an empty
+        account, nor be filled.
+        """
+        try:
+            identity = (file_system_id(self.root), os.stat(self.root).st_ino)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Unreachable(
+                f"{self.root}: there is no such directory; is its disk mounted?"
+            ) from error
+        with self._lock:
+            if self._identity is None:
+                self._identity = identity
+            if identity != self._identity:
+                raise Unreachable(f"{self.root}: another directory is there now; disk unmounted?")
+
+    def replace(self, path: str, loan: Loan) -> None:
+        """Store what is lent under `path`, durably; what was there is replaced."""
+        part = self._write_part(os.path.dirname(path), loan)
+        with _removing_on_failure(part):
+            loan.keep()
+            os.rename(part, path)
+        sync_directory(os.path.dirname(path))
+
+    def add(self, path: str, loan: Loan) -> None:
+        """As `replace`, but `FileExistsError` when there is a file already: of two, one wins."""
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        part = self._write_part(os.path.dirname(path), loan)
+        with _removing_on_failure(part):
+            loan.keep()
+            try:
+                os.link(part, path)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                rename_exclusively(part, path)
+            else:
+                os.unlink(part)
+        sync_directory(os.path.dirname(path))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the directories that it leaves empty. An absent file is fine."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            self.check_root()
+            return
+        directory = os.path.dirname(path)
+        while directory != self.root:
+            try:
+                os.rmdir(directory)
+            except OSError:  # not empty, or in use: it stays
+                return
+            directory = os.path.dirname(directory)
+
+    def read(self, path: str, start: int, length: int | None) -> bytes:
+        """`length` bytes from `start`, fewer where the file ends; None: all the rest."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused(f"{path}: not a plain file")
+            room = max(0, status.st_size - start)
+            return _read_exactly(descriptor, start, room if length is None else min(length, room))
+        finally:
+            os.close(descriptor)
+
+    def scan(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """The files whose key has `prefix` and sorts after `after`, in the order of keys."""
+        self.check_root()
+        return self._scan_below("", prefix, after)
+
+    def _scan_below(self, parent: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        for key, entry in self._entries(parent):
+            if not key.endswith("/"):
+                if key.startswith(prefix) and key > after:
+                    yield from _told(key, entry)
+            elif (key.startswith(prefix) or prefix.startswith(key)) and (
+                key > after or after.startswith(key)
+            ):
+                yield from self._scan_below(key, prefix, after)
+
+    def _entries(self, parent: str) -> list[tuple[str, "os.DirEntry[str]"]]:
+        """Files and directories (their key ends with a slash), sorted as their keys sort."""
+        found = []
+        try:
+            with os.scandir(f"{self.root}/{parent}") as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append((f"{parent}{entry.name}/", entry))
+                    elif entry.is_file(follow_symlinks=False) and not _PART.fullmatch(entry.name):
+                        found.append((parent + entry.name, entry))
+        except FileNotFoundError:
+            self.check_root()  # a directory below it may go while we look: it was empty
+        except PermissionError:
+            if parent != _UNREADABLE_BY_DESIGN:
+                raise
+        found.sort(key=lambda pair: pair[0])
+        return found
+
+    def _write_part(self, directory: str, loan: Loan) -> str:
+        """A synced file with what is lent, under a part name."""
+        part, descriptor = self._open_part(directory)
+        with _removing_on_failure(part):
+            try:
+                write_all(descriptor, loan.pieces)
+                loan.keep()  # before the costly sync, and again before the file is named
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        return part
+
+    def _open_part(self, directory: str) -> tuple[str, int]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        for _ in range(8):
+            if directory not in self._prepared:
+                self._prepare(directory)
+            part = f"{directory}/.aggfs-{secrets.token_hex(8)}.part"
+            try:
+                return part, os.open(part, flags, 0o666)
+            except FileNotFoundError:  # somebody removed the directory, being empty
+                self._prepared.discard(directory)
+        raise Unreachable(f"{directory}: the directory goes away again and again")
+
+    def _prepare(self, directory: str) -> None:
+        """Make the directory durably, and clear it of stale parts: once for each directory."""
+        self.check_root()
+        made = self.root
+        for name in filter(None, directory[len(self.root) :].split("/")):
+            parent, made = made, f"{made}/{name}"
+            try:
+                os.mkdir(made)
+            except FileExistsError:
+                continue
+            sync_directory(parent)
+        remove_stale_parts(directory)
+        self._prepared.add(directory)
+
+
+def file_system_id(path: str) -> int:
+    """What tells one file system from another, the same after a remount where that is possible."""
+    return os.statvfs(path).f_fsid or os.stat(path).st_dev
+
+
+def remove_stale_parts(directory: str) -> None:
+    """Remove parts of writers that are long dead, by the clock of that file system."""
+    with os.scandir(directory) as entries:
+        found = [
+            entry.path
+            for entry in entries
+            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
+    if not found:
+        return
+    now = _file_system_now(directory)
+    for path in found:
+        try:
+            if now - os.stat(path, follow_symlinks=False).st_mtime > STALE_SECONDS:
+                os.unlink(path)
+        except FileNotFoundError:
+            continue  # its writer, or another cleaner, was faster
+
+
+def rename_exclusively(source: str, target: str) -> None:
+    """Rename unless the target exists (`FileExistsError`); for file systems without hard links."""
+    result = _libc.renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE
+    )
+    if result != 0:
+        number = ctypes.get_errno()
+        if number in _NO_EXCLUSIVE_RENAME:
+            raise Refused(f"{target}: this file system has no exclusive create")
+        raise OSError(number, os.strerror(number), target)
+
+
+def sync_directory(directory: str) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
+    """Write the pieces one after the other, without joining them."""
+    left = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+    first = 0
+    while first < len(left):
+        written = os.writev(descriptor, left[first : first + _VECTOR_LIMIT])
+        while first < len(left) and written >= len(left[first]):
+            written -= len(left[first])
+            first += 1
+        if written:
+            left[first] = left[first][written:]
+
+
+def _read_exactly(descriptor: int, start: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, start)
+    while 0 < len(data) < length:
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _told(key: str, entry: "os.DirEntry[str]") -> Iterator[ObjectInfo]:
+    try:
+        yield ObjectInfo(key, entry.stat(follow_symlinks=False).st_size)
+    except FileNotFoundError:
+        return  # removed while we looked: no longer there
+
+
+def _file_system_now(directory: str) -> float:
+    """The time by the clock that stamps the files here: a server's may differ from ours."""
+    probe = f"{directory}/.aggfs-{secrets.token_hex(8)}.part"
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
+        return os.stat(probe).st_mtime
+    finally:
+        os.unlink(probe)
+
+
+class _removing_on_failure:  # noqa: N801 - used as a function
+    """Remove a part when what is done inside fails."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            try:
+                os.unlink(self._part)
+            except FileNotFoundError:
+                return
