@@ -1,0 +1,78 @@
+"""Handlers of open files."""
+
+import os
+import stat
+
+import pyfuse3
+
+from aggfs.errors import Exists, TooLarge
+from aggfs.model import FILE_BYTES_LIMIT
+from aggfs.mount.base import Handlers
+from aggfs.stores.base import Buffer
+
+
+class ContentHandlers(Handlers):
+    """open, create, read, write, flush, fsync, release. A handle is the inode's number.
+
+    The kernel keeps its pages over opens (`keep_cache`): who else changes a file's content (a
+    device followed, a file recovered) tells the kernel, see `aggfs.mount.invalidate`.
+    """
+
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        await self._open(inode, truncate=bool(flags & os.O_TRUNC))
+        return pyfuse3.FileInfo(fh=inode, keep_cache=True)
+
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        truncate = False
+        try:
+            row = self.make(parent_inode, name, mode, ctx)
+        except Exists:
+            # The kernel remembered that there is no such name, and another device made one.
+            if flags & os.O_EXCL:
+                raise
+            row = self.namespace.lookup(parent_inode, name)
+            if not stat.S_ISREG(row.mode):
+                raise
+            truncate = bool(flags & os.O_TRUNC)
+        await self._open(row.number, truncate=truncate)
+        if truncate:
+            row = self.namespace.by_number(row.number)
+        return pyfuse3.FileInfo(fh=row.number, keep_cache=True), self.entry_of(row)
+
+    async def _open(self, number: int, *, truncate: bool) -> None:
+        known = self.known
+        known.opened(number)  # before any wait: nobody may drop the inode now
+        try:
+            await self.files.opened(number, truncate=truncate)
+        except BaseException:
+            known.released(number)
+            raise
+
+    async def read(  # type: ignore[override] # the binding takes any buffer
+        self, fh: int, off: int, size: int
+    ) -> Buffer:
+        return await self.files.read(fh, off, size)
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if off + len(buf) > FILE_BYTES_LIMIT:
+            raise TooLarge(f"a file has at most {FILE_BYTES_LIMIT} bytes")
+        return await self.files.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        await self.files.flush(fh)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self.files.fsync(fh)
+
+    async def release(self, fh: int) -> None:
+        try:
+            await self.files.released(fh)
+        finally:
+            self.known.released(fh)

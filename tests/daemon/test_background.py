@@ -1,0 +1,94 @@
+"""Starting behind the command: it returns when the folder is ready, or says why it is not."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from aggfs.daemon.mountpoint import mounted_at
+from tests.support.mounting import TOP, needs_fuse
+
+STARTER = """
+import sys, time, trio
+from aggfs.daemon.background import start
+from aggfs.errors import AggfsError, WrongKey
+
+def work(ready):
+    what = sys.argv[2]
+    if what == "wrong":
+        raise ExceptionGroup("a nursery", [WrongKey("this passphrase opens no slot")])
+    if what == "trap":
+        raise KeyError("nobody foresaw this")
+    if what == "die":
+        import os
+        os._exit(3)
+    if what == "slow":
+        trio.run(trio.sleep_forever)
+    if what == "serve":
+        from aggfs.daemon.main import Service, serve
+        from aggfs.mount.options import MountOptions
+        from tests.support.memory_mount import TestedVolume
+        service = Service(sys.argv[3], sys.argv[4], MountOptions())
+        trio.run(serve, TestedVolume(), service, ready)
+        return
+    ready()
+
+try:
+    print(start(work, sys.argv[1], seconds=1 if sys.argv[2] == "slow" else 60))
+except AggfsError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def start(log: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTER, str(log), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=TOP,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_the_starter_returns_when_the_daemon_is_ready(tmp_path: Path):
+    assert int(start(tmp_path / "log", "return")) > 1
+
+
+def test_an_error_before_that_is_the_starters_error(tmp_path: Path):
+    assert start(tmp_path / "log", "wrong") == "WrongKey: this passphrase opens no slot"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_an_unforeseen_error_is_one_line_there_and_a_traceback_in_the_log(tmp_path: Path):
+    assert start(tmp_path / "log", "trap") == "AggfsError: KeyError: 'nobody foresaw this'"
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_a_daemon_that_dies_silently_is_noticed(tmp_path: Path):
+    assert start(tmp_path / "log", "die").startswith("MountRefused: the daemon ended before")
+
+
+def test_a_daemon_that_takes_too_long_is_ended(tmp_path: Path):
+    assert start(tmp_path / "log", "slow").startswith("MountRefused: the folder was not ready")
+
+
+@needs_fuse
+def test_the_folder_is_there_when_the_starter_returns(tmp_path: Path):
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "state").mkdir()
+    pid = int(start(tmp_path / "log", "serve", str(tmp_path / "mnt"), str(tmp_path / "state")))
+    try:
+        (tmp_path / "mnt" / "f").write_bytes(b"at once")
+        assert (tmp_path / "mnt" / "f").read_bytes() == b"at once"
+    finally:
+        descriptor = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGTERM)
+        select.select([descriptor], [], [], 60)
+        os.close(descriptor)
+    assert mounted_at(str(tmp_path / "mnt")) is None
