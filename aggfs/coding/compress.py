@@ -39,7 +39,10 @@ def decompress(method: Compression, data: Buffer, length: int) -> bytes:
     """The `length` bytes that were compressed; padding may trail `data`. Or `Damaged`."""
     try:
         if method is Compression.ZLIB:
-            whole = zlib.decompressobj().decompress(data, length + 1)
+            unpacker = zlib.decompressobj()
+            whole = unpacker.decompress(data, length + 1)
+            if not unpacker.eof:
+                raise Damaged("a block's compressed stream does not end")
         else:
             whole = _unpack_zstd(data, length)
     except (zlib.error, zstandard.ZstdError) as error:
