@@ -7,8 +7,8 @@ by reference (a profile, the names of environment variables) and never stored he
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NewType
 
@@ -142,6 +142,11 @@ def dump(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def is_volume_name(text: str) -> bool:
+    """Whether a volume may be called so: its name becomes that of directories and of a mount."""
+    return re.fullmatch(r"\w[\w.-]{0,63}", text, re.ASCII) is not None
+
+
 def parse_size(value: object) -> Size:
     """Bytes from 4096 or "10 GiB"; `ValueError` says what is wrong."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -160,6 +165,29 @@ def format_size(size_bytes: int) -> int | str:
         if factor > 1 and size_bytes and size_bytes % factor == 0:
             return f"{size_bytes // factor} {unit}"
     return size_bytes
+
+
+def with_mount_options(config: Config, options: Mapping[str, str]) -> Config:
+    """The configuration with settings of [mount] replaced for one mount, as `-o` gives them."""
+    settings = _CONVERTER.unstructure(config.mount)
+    renamed = {_toml_name(name): value for name, value in settings.items()}
+    for name, text in options.items():
+        renamed[name] = _read_option(text)
+    try:
+        mount = _CONVERTER.structure(renamed, MountConfig)
+    except cattrs.BaseValidationError as error:
+        raise _refusal("mount option", _shape_faults(error, "")) from error
+    faults = [fault.removeprefix("mount.") for fault in _mount_faults(mount)]
+    if faults:
+        raise _refusal("mount option", faults)
+    return replace(config, mount=mount)
+
+
+def _read_option(text: str) -> bool | int | str:
+    """A bare name (empty text) means true."""
+    if text in ("", "true", "false"):
+        return text != "false"
+    return int(text) if text.isdecimal() else text
 
 
 def _refusal(source: str, faults: Iterable[str]) -> BadConfig:
@@ -264,8 +292,8 @@ def _leaf_faults(error: BaseException, place: str) -> Iterator[str]:
 
 
 def _meaning_faults(config: Config) -> Iterator[str]:
-    if not config.name or "/" in config.name or config.name.startswith("."):
-        yield f"name: {config.name!r} cannot name a volume (no '/', no leading '.')"
+    if not is_volume_name(config.name):
+        yield f"name: {config.name!r} cannot name a volume (letters, digits, '_', '-', '.')"
     if not config.classes:
         yield "classes: there must be at least one"
     if config.fragments_per_provider < 1:

@@ -18,6 +18,7 @@ from aggfs.config import (
     load,
     parse,
     parse_size,
+    with_mount_options,
 )
 from aggfs.errors import BadConfig
 from aggfs.model import AccountId, DeviceId, Layout, VolumeId
@@ -74,7 +75,7 @@ accounts = st.builds(
 )
 configs = st.builds(
     Config,
-    name=texts.filter(lambda name: "/" not in name and not name.startswith(".")),
+    name=st.from_regex("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", fullmatch=True),
     volume=st.binary(min_size=16, max_size=16).map(VolumeId),
     device=st.binary(min_size=8, max_size=8).map(DeviceId),
     device_name=texts,
@@ -200,6 +201,35 @@ def test_a_file_is_read(tmp_path: Path):
     path.write_text(GOOD)
     assert stat.S_ISREG(path.stat().st_mode)
     assert load(path) == parse(GOOD)
+
+
+def test_options_of_one_mount_replace_its_settings():
+    config = parse(GOOD)
+    changed = with_mount_options(
+        config, {"allow_other": "", "xattrs": "false", "close": "cloud", "cache_limit": "3 GiB"}
+    )
+    assert changed.mount == MountConfig(
+        fsync="cloud",
+        close="cloud",
+        allow_other=True,
+        xattrs=False,
+        cache_limit_bytes=Size(3 << 30),
+    )
+    assert replace(changed, mount=config.mount) == config
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("colour", "red", "mount option: colour: unknown setting"),
+        ("fsync", "maybe", "mount option: fsync: must be 'local' or 'cloud', not 'maybe'"),
+        ("allow_other", "2", "mount option: allow_other: must be true or false, not 2"),
+    ],
+)
+def test_a_wrong_mount_option_is_named(option, value, fault):
+    with pytest.raises(BadConfig) as caught:
+        with_mount_options(parse(GOOD), {option: value})
+    assert str(caught.value) == fault
 
 
 @given(sizes)
