@@ -111,10 +111,6 @@ class VolumeKeys:
         """The key of a header's sealed part."""
         return self._derive(epoch, b"charter", salt)
 
-    def tip_key(self, epoch: int, salt: bytes) -> bytes:
-        """The key of one head as it lies on one account."""
-        return self._derive(epoch, b"tip", salt)
-
     # --- object names -----------------------------------------------------------------------
 
     def _name(self, epoch: int, purpose: bytes, *parts: bytes) -> str:

@@ -2,9 +2,10 @@
 
 A fragment's header tells its stripe, k, layout and where the table is; the table tells the
 lengths of all blocks. So k fragments of anything of ours can be opened with the keyring alone.
-Segments and checkpoints are one record each, cut into blocks and coded like data; their objects
-have names that do not follow from the sid, hence a reader may meet fragments of several stripes
-under the names of one record and takes those that belong together.
+Segments and checkpoints are one record each, cut into blocks and coded like data; a head is the
+same with one fragment, k = 1, and the same object on every account. The names of their objects
+do not follow from the sid, hence a reader may meet fragments of several stripes under the names
+of one record and takes those that belong together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,8 +33,8 @@ from aggfs.model import BLOCK_BYTES, NO_ACCOUNT, StripeRow
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A segment's or checkpoint's bytes, and the stripe they lay in. `bad` are the positions of
-    objects that are damaged or belong to another stripe."""
+    """The bytes that were sealed as a record, and the stripe they lay in. `bad` are the positions
+    of objects that are damaged or belong to another stripe."""
 
     data: bytes
     row: StripeRow
@@ -44,7 +45,7 @@ class Record:
 def seal_record(
     keys: VolumeKeys, *, sid: bytes, kind: Kind, record: Buffer, scratch: Scratch | None = None
 ) -> SealedStripe:
-    """A segment or checkpoint as a stripe of its own."""
+    """A segment, checkpoint or head as a stripe of its own."""
     view = memoryview(record)
     blocks = [view[at : at + BLOCK_BYTES] for at in range(0, len(view), BLOCK_BYTES)]
     return seal_stripe(

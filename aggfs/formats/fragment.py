@@ -25,12 +25,16 @@ _ASSOCIATED = struct.Struct(">BB16sI24sI")
 
 
 class Kind(enum.IntEnum):
-    """What a sealed block holds."""
+    """What a sealed block holds. A stripe is of any kind but TABLE, which is its last block's."""
 
     DATA = 1
     TABLE = 2
     SEGMENT = 3
     CHECKPOINT = 4
+    HEAD = 5
+
+
+STRIPE_KINDS = frozenset(Kind) - {Kind.TABLE}
 
 
 class Suite(enum.IntEnum):
@@ -106,7 +110,7 @@ def decode_fields(data: Buffer) -> FragmentHeader:
 
 def _kind(reader: Reader) -> Kind:
     value = reader.number(1)
-    if value not in {Kind.DATA, Kind.SEGMENT, Kind.CHECKPOINT}:
+    if value not in STRIPE_KINDS:
         raise reader.damaged(f"there is no kind {value} of stripe")
     return Kind(value)
 

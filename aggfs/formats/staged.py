@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 from aggfs.errors import UnknownVersion
-from aggfs.formats.fragment import BLOCKS_LIMIT, Kind
+from aggfs.formats.fragment import BLOCKS_LIMIT, STRIPE_KINDS, Kind
 from aggfs.formats.record import Buffer, Reader
 from aggfs.formats.table import decode_sizes, encode_sizes
 
@@ -48,7 +48,7 @@ def decode_staged_head(data: Buffer) -> tuple[StagedHead, int]:
     if version != _VERSION:
         raise UnknownVersion(f"a staging file of version {version}: a newer aggfs wrote it")
     kind = reader.number(1)
-    if kind not in {Kind.DATA, Kind.SEGMENT, Kind.CHECKPOINT}:
+    if kind not in STRIPE_KINDS:
         raise reader.damaged(f"there is no kind {kind} of stripe")
     epoch = reader.number(4, low=1)
     sid = reader.take(24)
