@@ -15,10 +15,8 @@ the new transaction writes every page of the batch afresh, so nothing rests on t
 """
 
 import errno
-import fcntl
 import functools
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, Self
@@ -26,9 +24,12 @@ from typing import Any, Self
 import lmdb
 import trio
 
+from aggfs.cache.framing import unwrap, wrap
+from aggfs.cache.generation import Generation, RefusedChanges
 from aggfs.cache.headroom import Headroom
 from aggfs.cache.overlay import Changes, end_of, merged_down, merged_up, window
-from aggfs.errors import Busy, Damaged, LocalDiskFailed, UnknownVersion
+from aggfs.cache.ownership import lock_alone
+from aggfs.errors import Busy, Damaged, LocalDiskFailed
 
 KEY_BYTES = 511
 COMMIT_SECONDS = 0.005
@@ -36,9 +37,7 @@ GENERATION_BYTES = 16 * 1024 * 1024
 MAP_BYTES = 256 * 1024 * 1024
 HEADROOM_BYTES = 8 * 1024 * 1024
 
-_VERSION = b"\x01"
 _ROW_COST_BYTES = 200  # what a change costs in memory beside its bytes
-_RESIDUE = 0x2144DF1C  # CRC-32 of anything followed by its own CRC-32, little endian
 _ABSENT: Any = object()
 _NOTHING = Changes()
 _NO_DATABASE = (
@@ -49,46 +48,8 @@ _NO_DATABASE = (
 )
 
 
-def _wrap(key: bytes, value: bytes) -> bytes:
-    body = _VERSION + value
-    return body + zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "little")
-
-
-def _unwrap(table: str, key: bytes, raw: bytes) -> bytes:
-    if zlib.crc32(raw, zlib.crc32(key)) != _RESIDUE or len(raw) < 5:
-        raise Damaged(f"the local database holds a damaged row in table {table}")
-    if raw[:1] != _VERSION:
-        raise UnknownVersion(f"table {table} of the local database was written by a newer aggfs")
-    return raw[1:-4]
-
-
-class _Refusing(Changes):
-    """The current changes after a failed commit: they are read, and take nothing more."""
-
-    __slots__ = ()
-
-    def __setitem__(self, key: bytes, value: bytes | None) -> None:
-        raise LocalDiskFailed("the local disk failed: the volume is read-only until a restart")
-
-
-class _Generation:
-    """One batch: what becomes durable together, and who waits for that."""
-
-    __slots__ = ("after", "before", "changed", "dirty", "done", "size_bytes", "urgent")
-
-    def __init__(self) -> None:
-        self.dirty = False
-        self.size_bytes = 0
-        self.before: dict[object, Callable[[], None]] = {}
-        self.after: list[Callable[[], None]] = []
-        self.changed = trio.Event()
-        self.urgent = trio.Event()
-        self.done = trio.Event()
-
-
 class Table:
-    """One table: bytes to bytes, in key order. On the loop only; never waits for the disk's
-    commits. A damaged row raises Damaged when it is read."""
+    """One table: bytes to bytes, in key order. On the loop only. A damaged row raises Damaged."""
 
     __slots__ = ("_committing", "_current", "_database", "_handle", "_name", "_reader")
 
@@ -168,7 +129,7 @@ class Table:
 
     def _shown(self, key: bytes, raw: bytes | None) -> bytes | None:
         if raw is not None:
-            return _unwrap(self._name, key, raw)
+            return unwrap(self._name, key, raw)
         value = self._current.get(key, _ABSENT)
         return self._committing[key] if value is _ABSENT else value
 
@@ -177,29 +138,27 @@ class Table:
             raw = self._reader.get(key, None, self._handle)
         except lmdb.Error as error:
             raise self._damaged(error) from error
-        return None if raw is None else _unwrap(self._name, key, raw)
+        return None if raw is None else unwrap(self._name, key, raw)
 
     def _damaged(self, error: lmdb.Error) -> Damaged:
         return Damaged(f"the local database cannot be read (table {self._name}): {error}")
 
-    # --- for the database ---------------------------------------------------------------------
+    # --- for the database ---
 
     def take(self) -> tuple[Any, Changes]:
         """The current changes become the committing ones."""
         self._committing, self._current = self._current, Changes()
         return self._handle, self._committing
 
-    def settle(self) -> None:
-        """The committing changes are in LMDB."""
-        self._committing = _NOTHING
-
-    def renew(self, reader: Any) -> None:
-        """Read through this transaction from now on."""
+    def renew(self, reader: Any, *, settled: bool) -> None:
+        """Read through this transaction from now on; `settled`: it has the committing changes."""
         self._reader = reader
+        if settled:
+            self._committing = _NOTHING
 
     def refuse(self) -> None:
         """Take no change any more."""
-        frozen = _Refusing()
+        frozen = RefusedChanges()
         frozen.update(self._current)
         self._current = frozen
 
@@ -217,8 +176,8 @@ class Database:
         self._tables = {
             name: Table(self, name, handle, self._reader) for name, handle in handles.items()
         }
-        self._current = _Generation()
-        self._committing: _Generation | None = None
+        self._current = Generation()
+        self._committing: Generation | None = None
         self._failure: str | None = None
         self._running = False
         self._writing = trio.Lock()
@@ -239,10 +198,10 @@ class Database:
         LocalDiskFailed when the disk does not let us.
         """
         os.makedirs(path, mode=0o700, exist_ok=True)
-        lock = _lock_alone(path)
+        lock = lock_alone(path)
         try:
-            used = _size_bytes(os.path.join(path, "data.mdb"))
-            while map_bytes < used * 2:
+            file = os.path.join(path, "data.mdb")
+            while os.path.exists(file) and map_bytes < os.path.getsize(file) * 2:
                 map_bytes *= 2
             environment = lmdb.open(
                 path,
@@ -321,7 +280,7 @@ class Database:
             await self._settled(generation)
         self._assert_works()
 
-    async def _settled(self, generation: _Generation) -> None:
+    async def _settled(self, generation: Generation) -> None:
         self._assert_works()
         generation.urgent.set()
         if not self._running:
@@ -337,6 +296,11 @@ class Database:
     def failure(self) -> str | None:
         """Why nothing is acknowledged any more, or None."""
         return self._failure
+
+    def give_up(self, reason: str) -> None:
+        """A file's sync failed: acknowledge nothing any more, as after a failed commit."""
+        if self._failure is None:
+            self._fail(self._current, reason)
 
     @property
     def low_on_space(self) -> bool:
@@ -403,15 +367,15 @@ class Database:
                     self._assert_works()
         self._settle(generation)
 
-    def _take(self) -> tuple[_Generation, list[tuple[Any, Changes]]]:
+    def _take(self) -> tuple[Generation, list[tuple[Any, Changes]]]:
         generation = self._current
         if not generation.dirty or self._failure is not None:
-            return _Generation(), []
-        self._current = _Generation()
+            return Generation(), []
+        self._current = Generation()
         self._committing = generation
         return generation, [table.take() for table in self._tables.values()]
 
-    def _write(self, generation: _Generation, batch: list[tuple[Any, Changes]]) -> None:
+    def _write(self, generation: Generation, batch: list[tuple[Any, Changes]]) -> None:
         """In the writer's thread: the whole transaction."""
         try:
             for action in generation.before.values():
@@ -440,35 +404,32 @@ class Database:
         """Double the map. On the loop, with no write transaction: nobody else reads the map."""
         self._reader.abort()
         self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
-        self._renew()
+        self._renew(settled=False)
 
-    def _renew(self) -> None:
+    def _renew(self, *, settled: bool) -> None:
         self._reader.abort()
         self._reader = self._environment.begin()
         for table in self._tables.values():
-            table.renew(self._reader)
+            table.renew(self._reader, settled=settled)
 
-    def _settle(self, generation: _Generation) -> None:
+    def _settle(self, generation: Generation) -> None:
         if generation.dirty:
-            self._renew()
-            for table in self._tables.values():
-                table.settle()
+            self._renew(settled=True)
             self._committing = None
             for action in generation.after:
                 action()
         generation.done.set()
 
-    def _fail(self, generation: _Generation, error: Exception) -> None:
+    def _fail(self, generation: Generation, reason: object) -> None:
         """Say so for ever. What was put stays visible, what comes is refused."""
-        self._failure = f"the local disk failed, nothing more is acknowledged: {error}"
+        self._failure = f"the local disk failed, nothing more is acknowledged: {reason}"
         for table in self._tables.values():
             table.refuse()
         generation.done.set()
         self._current.done.set()
 
     async def close(self) -> None:
-        """Commit what is left and close. `run` must have ended. Raises LocalDiskFailed when the
-        last changes could not be saved; it is closed then, too."""
+        """Commit what is left and close; `run` has ended. Raises LocalDiskFailed, closed too."""
         await self._commit()
         self._reader.abort()
         self._environment.close()
@@ -483,24 +444,7 @@ def _put_all(transaction: Any, handle: Any, changes: Changes) -> None:
         if value is None:
             transaction.delete(key, db=handle)
         else:
-            rows.append((key, _wrap(key, value)))
+            rows.append((key, wrap(key, value)))
     if rows:
         with transaction.cursor(handle) as cursor:
             cursor.putmulti(rows)
-
-
-def _lock_alone(path: str) -> int:
-    lock = os.open(os.path.join(path, "owner.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise Busy(f"another process has the local state in {path} open") from error
-    return lock
-
-
-def _size_bytes(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0

@@ -1,0 +1,146 @@
+"""The directory of sparse files: which there are, opening them, and getting rid of them."""
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+
+from aggfs.cache.database import Database
+from aggfs.cache.ranges import NewRanges
+from aggfs.cache.sidecar import UNFINISHED, Sidecar
+from aggfs.cache.sparse import SparseFile
+from aggfs.cache.sums import TABLE, CleanSums, sweep
+from aggfs.cache.unitfile import UnitCipher, UnitFile
+
+SHARDS = 256
+_PROBE_BYTES = 1024 * 1024
+
+
+class SparseFiles:
+    """`data/xx/NUMBER.GENERATION` and `marks/NUMBER.GENERATION` (both hexadecimal) under one
+    directory. A file has marks on the disk exactly while it has local edits."""
+
+    def __init__(self, directory: str, database: Database, new_ranges: NewRanges) -> None:
+        self._data = os.path.join(directory, "data")
+        self._marks = os.path.join(directory, "marks")
+        self._database = database
+        self._table = database.table(TABLE)
+        self._new_ranges = new_ranges
+        self._known: set[tuple[int, int]] = set()
+        self._doomed: list[tuple[int, int]] = []
+        self._lay_out(directory)
+
+    def _lay_out(self, directory: str) -> None:
+        shards = [os.path.join(self._data, f"{shard:02x}") for shard in range(SHARDS)]
+        if os.path.isdir(shards[-1]) and os.path.isdir(self._marks):
+            return
+        for path in (*shards, self._marks):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        for path in (self._data, directory):
+            _sync_directory(path)
+
+    def _shard(self, number: int) -> str:
+        return os.path.join(self._data, f"{number % SHARDS:02x}")
+
+    def _paths(self, number: int, generation: int) -> tuple[str, str]:
+        name = f"{number:016x}.{generation:x}"
+        return os.path.join(self._shard(number), name), os.path.join(self._marks, name)
+
+    def open(
+        self, number: int, generation: int, *, size: int, cipher: UnitCipher | None
+    ) -> SparseFile:
+        """Loop: open or create. `size` is the file's size as the database has it: local edits
+        beyond it were never acknowledged. `cipher` is the same every time for this number.
+        Raises OSError, UnknownVersion.
+        """
+        data, marks = self._paths(number, generation)
+        raw = UnitFile.open(data, cipher)
+        file = SparseFile(
+            number,
+            generation,
+            raw,
+            Sidecar(marks, number, generation, self._new_ranges),
+            CleanSums(self._table, number, generation),
+            directory=self._shard(number),
+            new_ranges=self._new_ranges,
+            after_commit=self._database.after_commit,
+            sync_names=functools.partial(self._sync_names, number),
+        )
+        file.recover(
+            size,
+            trusted=(number, generation) in self._known,
+            zeros_may_be_holes=raw.encrypted or self._zeros_may_be_holes,
+        )
+        self._known.discard((number, generation))
+        return file
+
+    def close(self, file: SparseFile) -> None:
+        """Loop: close it; its edits are found again by `open`. Raises Busy while it is frozen."""
+        file.close()
+        self._known.add((file.number, file.generation))
+
+    def remove(self, file: SparseFile) -> None:
+        """Loop: what the file holds is not wanted any more, once everything put until now is
+        committed: another generation, or an inode that is gone. `purge` deletes it then."""
+        file.retire()
+        self.remove_unopened(file.number, file.generation)
+
+    def remove_unopened(self, number: int, generation: int) -> None:
+        """Loop: as `remove`, of one that is not open."""
+        self._known.discard((number, generation))
+        CleanSums(self._table, number, generation).discard()
+        self._database.after_commit(lambda: self._doomed.append((number, generation)))
+
+    def purge(self) -> None:
+        """In a worker: delete the files whose removal is committed. Raises OSError."""
+        while self._doomed:
+            data, marks = self._paths(*self._doomed.pop())
+            # The marks go first: marks without their bytes would be edits that never were.
+            for path in (marks, data):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def sweep(self, limit: int = 1000) -> bool:
+        """Loop: delete some rows of removed files; whether there may be more."""
+        return sweep(self._table, limit)
+
+    def dirty(self) -> list[tuple[int, int]]:
+        """(number, generation) of the files that may hold local edits: at a start."""
+        names = sorted(os.listdir(self._marks))
+        return [_parse(name) for name in names if not name.endswith(UNFINISHED)]
+
+    def all(self) -> Iterator[tuple[int, int]]:
+        """(number, generation) of all files: at a start, to remove those nobody knows."""
+        for shard in range(SHARDS):
+            for name in sorted(os.listdir(os.path.join(self._data, f"{shard:02x}"))):
+                yield _parse(name)
+
+    def _sync_names(self, number: int) -> None:
+        _sync_directory(self._shard(number))
+        _sync_directory(self._marks)
+
+    @functools.cached_property
+    def _zeros_may_be_holes(self) -> bool:
+        """Whether this file system keeps written zeros as holes (ZFS with compression does)."""
+        with tempfile.TemporaryFile(dir=self._data) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+            try:
+                return os.lseek(probe.fileno(), 0, os.SEEK_DATA) != 0
+            except OSError:
+                return True
+
+
+def _parse(name: str) -> tuple[int, int]:
+    number, generation = name.split(".")
+    return int(number, 16), int(generation, 16)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
