@@ -82,6 +82,7 @@ class S3Driver:
     def __init__(self, options: S3Options, *, page_objects: int = PAGE_OBJECTS) -> None:
         self._options = options
         self._prefix = options.prefix.strip("/") + "/" if options.prefix.strip("/") else ""
+        self._place = s3_place(options.endpoint, options.bucket, options.prefix)
         self._page_objects = page_objects
         self._made: Any = None
         self._lock = threading.Lock()
@@ -93,8 +94,7 @@ class S3Driver:
 
     @property
     def place(self) -> str:
-        options = self._options
-        return s3_place(options.endpoint, options.bucket, options.prefix)
+        return self._place
 
     def put(self, key: str, data: Buffer) -> None:
         with self._telling("write", key):
