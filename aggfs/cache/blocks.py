@@ -5,9 +5,7 @@ Tables (all on the loop, all in the transaction of the caller's other puts):
 - `extents`: inode 16 + first block u64 -> (sid, index in the stripe, count): runs that do not
   overlap. A block that no run covers is a gap.
 - `stripes`: sid 24 -> StripeState.
-- `doubtful`: account 8 + key -> size u64: objects that a put may have left and that nothing
-  names; they count as present until their deletion is confirmed.
-- `unfinished`: sid 24 -> nothing: stripes that are not full.
+- `unfinished`: sid 24 -> nothing: stripes that are not full, or have attempts to clean up.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,16 +17,21 @@ from aggfs.cache.database import Database
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
 
-TABLES = ("extents", "stripes", "doubtful", "unfinished")
+TABLES = ("extents", "stripes", "unfinished")
 
 Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
 
 
 class StripeState(msgspec.Struct, frozen=True, array_like=True):
-    """A stripe as this device knows it. Bit i of `confirmed`: fragment i is in its place."""
+    """A stripe as this device knows it. Bit i of `confirmed`: fragment i is in its place.
+
+    `attempts` are (index, account) of puts that were given up: the fragment may be there, counts
+    as present, and is to be deleted.
+    """
 
     row: StripeRow
     confirmed: int
+    attempts: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def confirmed_count(self) -> int:
@@ -39,6 +42,12 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
     def full(self) -> bool:
         """Whether all n are."""
         return self.confirmed_count == len(self.row.places)
+
+    def may_hold(self, index: int) -> frozenset[AccountId]:
+        """The accounts where fragment `index` is or may be."""
+        tried = {AccountId(account) for tried, account in self.attempts if tried == index}
+        place = self.row.places[index]
+        return frozenset(tried | ({AccountId(place)} if place else set()))
 
 
 class _Run(msgspec.Struct, frozen=True, array_like=True):
@@ -64,7 +73,6 @@ class Blocks:
     def __init__(self, database: Database) -> None:
         self._extents = database.table("extents")
         self._stripes = database.table("stripes")
-        self._doubtful = database.table("doubtful")
         self._unfinished = database.table("unfinished")
 
     # --- extents --------------------------------------------------------------------------------
@@ -145,7 +153,7 @@ class Blocks:
     def put_stripe(self, state: StripeState) -> None:
         """Remember it, and whether it still needs work."""
         self._stripes.put(state.row.sid, _encode(state))
-        if state.full:
+        if state.full and not state.attempts:
             self._unfinished.delete(state.row.sid)
         else:
             self._unfinished.put(state.row.sid, b"")
@@ -157,18 +165,3 @@ class Blocks:
     def stripes(self, after: bytes | None = None, *, limit: int = 1000) -> list[StripeState]:
         """Some stripes in order of sid, for those who walk them all."""
         return [_decode_state(value) for _, value in self._stripes.scan(b"", after, limit=limit)]
-
-    # --- objects that may be there --------------------------------------------------------------
-
-    def add_doubtful(self, account: AccountId, key: str, size_bytes: int) -> None:
-        """A put to `key` was begun and is given up: the object may be there."""
-        self._doubtful.put(account + key.encode(), size_bytes.to_bytes(8))
-
-    def doubtful(self) -> list[tuple[AccountId, str, int]]:
-        """All such objects: account, key, size in bytes."""
-        rows = self._doubtful.scan(b"")
-        return [(AccountId(k[:8]), k[8:].decode(), int.from_bytes(v)) for k, v in rows]
-
-    def drop_doubtful(self, account: AccountId, key: str) -> None:
-        """Its deletion is confirmed."""
-        self._doubtful.delete(account + key.encode())
