@@ -28,6 +28,7 @@ class SparseFiles:
         self._table = database.table(TABLE)
         self._new_ranges = new_ranges
         self._known: set[tuple[int, int]] = set()
+        self._lingering: dict[tuple[int, int], SparseFile] = {}
         self._doomed: list[tuple[int, int]] = []
         self._lay_out(directory)
 
@@ -54,6 +55,9 @@ class SparseFiles:
         beyond it were never acknowledged. `cipher` is the same every time for this number.
         Raises OSError, UnknownVersion.
         """
+        lingering = self._lingering.pop((number, generation), None)
+        if lingering is not None:
+            return lingering
         data, marks = self._paths(number, generation)
         raw = UnitFile.open(data, cipher)
         file = SparseFile(
@@ -77,8 +81,19 @@ class SparseFiles:
 
     def close(self, file: SparseFile) -> None:
         """Loop: close it; its edits are found again by `open`. Raises Busy while it is frozen."""
+        key = (file.number, file.generation)
+        if file.settling:  # its marks go with the next commit; `open` may come before that
+            file.settle()
+            self._lingering[key] = file
+            self._database.after_commit(lambda: self._close_lingering(key, file))
+            return
         file.close()
-        self._known.add((file.number, file.generation))
+        self._known.add(key)
+
+    def _close_lingering(self, key: tuple[int, int], file: SparseFile) -> None:
+        if self._lingering.get(key) is file:
+            del self._lingering[key]
+            self.close(file)
 
     def remove(self, file: SparseFile) -> None:
         """Loop: what the file holds is not wanted any more, once everything put until now is
@@ -89,6 +104,7 @@ class SparseFiles:
     def remove_unopened(self, number: int, generation: int) -> None:
         """Loop: as `remove`, of one that is not open."""
         self._known.discard((number, generation))
+        self._lingering.pop((number, generation), None)
         CleanSums(self._table, number, generation).discard()
         self._database.after_commit(lambda: self._doomed.append((number, generation)))
 

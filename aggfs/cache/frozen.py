@@ -114,9 +114,7 @@ class FrozenBytes:
 
     def close(self) -> None:
         """Give up what was put aside."""
-        if self._aside is not None:
-            self._aside.close()
-            self._aside = None
+        self._aside = None
 
 
 class Frozen:

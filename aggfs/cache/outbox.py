@@ -1,7 +1,10 @@
-"""The outbox: entries that are done here and not published yet, in the order of doing.
+"""The durable list of entries that are done here and not published yet: table `outbox`.
 
-Table `outbox`: sequence u64 -> OutboxRow. Sequences start at 1 and are never given twice while
-their row, or a later one, is there.
+- sequence u64 big endian -> OutboxRow (msgpack).
+- b"next" -> u64: where the sequence goes on; written when the newest row is dropped, so that no
+  sequence ever comes twice.
+
+All rows are kept decoded as well: the publisher looks at them each second, and there are few.
 """
 
 import msgspec
@@ -10,61 +13,72 @@ from aggfs.cache.database import Database
 from aggfs.errors import Damaged
 from aggfs.model import Entry, OutboxRow, Stamp
 
-TABLES = ("outbox",)
+TABLE = "outbox"
+_NEXT = b"next"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(OutboxRow).decode
 
 
 class Outbox:
-    """The rows above. On the loop only."""
+    """The table above, on the loop. Raises Damaged when it is opened and a row is damaged: it
+    holds what exists nowhere else."""
 
     def __init__(self, database: Database) -> None:
-        self._table = database.table("outbox")
-        last = self._table.last(b"")
-        self._next = int.from_bytes(last[0]) + 1 if last else 1
-        self._count = sum(1 for _ in self._table.scan(b""))
-
-    def __len__(self) -> int:
-        return self._count
+        self._table = database.table(TABLE)
+        self._rows: dict[int, OutboxRow] = {}
+        self._next = 1
+        for key, value in self._table.scan(b""):
+            if key == _NEXT:
+                self._next = max(self._next, int.from_bytes(value))
+                continue
+            try:
+                row = _decode(value)
+            except (msgspec.ValidationError, msgspec.DecodeError) as error:
+                raise Damaged(f"the local database holds a damaged entry: {error}") from error
+            number = int.from_bytes(key)
+            self._rows[number] = row
+            self._next = max(self._next, number + 1)
 
     @property
     def next_sequence(self) -> int:
-        """What the next row will get."""
+        """What `append` will return next."""
         return self._next
 
     def append(
         self, stamp: Stamp, entry: Entry, waits_for: bytes = b"", *, frozen_at: int = 0
     ) -> int:
-        """Add an entry; its sequence."""
+        """Add an entry that was just done; its sequence. Durable with what it changed."""
         sequence = self._next
         self._next += 1
-        self._count += 1
-        self._table.put(sequence.to_bytes(8), _encode(OutboxRow(stamp, entry, waits_for, frozen_at)))
+        self.put(sequence, OutboxRow(stamp, entry, waits_for, frozen_at))
         return sequence
 
-    def drop(self, sequence: int) -> None:
-        """It was published, or must never be."""
-        self._count -= 1
-        self._table.delete(sequence.to_bytes(8))
+    def put(self, sequence: int, row: OutboxRow) -> None:
+        """Set the row of a sequence that `append` gave: another stamp, nothing to wait for."""
+        self._rows[sequence] = row
+        self._table.put(sequence.to_bytes(8), _encode(row))
 
-    def row(self, sequence: int) -> OutboxRow | None:
-        """One row."""
-        value = self._table.get(sequence.to_bytes(8))
-        return None if value is None else _decoded(value)
+    def drop(self, sequence: int) -> None:
+        """It is published, or will never be."""
+        if self._rows.pop(sequence, None) is None:
+            return
+        self._table.delete(sequence.to_bytes(8))
+        if sequence == self._next - 1:
+            self._table.put(_NEXT, self._next.to_bytes(8))
+
+    def get(self, sequence: int) -> OutboxRow | None:
+        """The row, unless it was dropped."""
+        return self._rows.get(sequence)
 
     def rows(self) -> list[tuple[int, OutboxRow]]:
-        """All rows in order."""
-        return [(int.from_bytes(key), _decoded(value)) for key, value in self._table.scan(b"")]
+        """All rows with their sequences, oldest first."""
+        return list(self._rows.items())
 
-    def first(self) -> OutboxRow | None:
+    def first(self) -> tuple[int, OutboxRow] | None:
         """The oldest row."""
-        rows = self._table.scan(b"", limit=1)
-        return _decoded(rows[0][1]) if rows else None
+        return next(iter(self._rows.items()), None)
 
-
-def _decoded(value: bytes) -> OutboxRow:
-    try:
-        return _decode(value)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise Damaged(f"the local database holds a damaged outbox row: {error}") from error
+    def __len__(self) -> int:
+        """How many entries wait."""
+        return len(self._rows)

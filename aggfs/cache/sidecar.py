@@ -45,6 +45,7 @@ class Sidecar:
         self._descriptor: int | None = None
         self._end = 0
         self._last: tuple[int, int] | None = None
+        self._closed = False
         self.marked = new_ranges()
         self.existed = False
         self._load()
@@ -129,6 +130,8 @@ class Sidecar:
     @property
     def long(self) -> bool:
         """Whether most of the log is history."""
+        if self._closed:
+            return False
         records = self._end // RECORD_BYTES
         return records > LONG_RECORDS and records > 4 * len(self.marked)
 
@@ -147,7 +150,7 @@ class Sidecar:
         fresh = self._write_anew(marked)
         with lock:
             old = self._descriptor
-            if old is None or self._end < until:  # all became clean meanwhile: it is short
+            if old is None or self._closed or self._end < until:  # closed, or clean and short
                 os.close(fresh)
                 os.unlink(self._path + UNFINISHED)
                 return
@@ -168,10 +171,13 @@ class Sidecar:
         return fresh
 
     def close(self) -> None:
-        """Close it; a log without marks is deleted."""
+        """No mark is made any more. A log without marks is deleted."""
+        self._closed = True
+        if self._descriptor is not None and not self.marked:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    def __del__(self) -> None:
+        # Not earlier: a worker may be syncing, and must never find another file instead.
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None
-            if not self.marked:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)

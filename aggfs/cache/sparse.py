@@ -72,6 +72,7 @@ class SparseFile:
         self._frozen: FrozenBytes | None = None
         self._version = 0
         self._retired = False
+        self._unmarking = 0
 
     def recover(self, size: int, *, trusted: bool, zeros_may_be_holes: bool) -> None:
         """Loop, once, when just opened: take in what the records say of a file of `size` bytes.
@@ -102,6 +103,11 @@ class SparseFile:
     def frozen(self) -> bool:
         """Whether a freeze has not ended yet."""
         return self._frozen is not None
+
+    @property
+    def settling(self) -> bool:
+        """Whether marks of a released freeze wait for a commit to go."""
+        return self._unmarking > 0
 
     def dirty_ranges(self) -> RangeSet:
         """A snapshot of the local edits."""
@@ -386,11 +392,11 @@ class SparseFile:
                 return
             frozen.close()
             if self._retired:
-                self._close()
                 return
             cleaned = self._clean(frozen, done) if done else self._new_ranges()
         self.settle()
         if cleaned:
+            self._unmarking += 1
             self._after_commit(lambda: self._unmark(cleaned))
 
     def _clean(self, frozen: FrozenBytes, done: RangeSet) -> RangeSet:
@@ -410,6 +416,7 @@ class SparseFile:
     def _unmark(self, cleaned: RangeSet) -> None:
         """Those ranges are safe elsewhere, and that is committed."""
         with self._lock:
+            self._unmarking -= 1
             if self._retired:
                 return
             cleaned.remove_all(self._presence.dirty)
@@ -430,19 +437,15 @@ class SparseFile:
             raise Busy("this generation of the file was given up")
 
     def retire(self) -> None:
-        """Loop: take no change any more. A freeze that is under way goes on until it ends."""
+        """Loop: take no change any more. What workers and a freeze have begun goes on: the
+        descriptors live as long as this object is known to anyone."""
         with self._lock:
             self._retired = True
-            if self._frozen is None:
-                self._close()
+            self._sidecar.close()
 
     def close(self) -> None:
-        """Loop: no method is called any more. Raises Busy while it is frozen."""
+        """Loop: as `retire`, of a file that will be opened again. Raises Busy while frozen."""
         if self._frozen is not None:
             raise Busy("this file is being sent out")
         self.settle()
         self.retire()
-
-    def _close(self) -> None:
-        self._sidecar.close()
-        self._raw.close()

@@ -77,7 +77,11 @@ def disk_refusal(error: OSError) -> AggfsError:
 
 
 class UnitFile:
-    """The bytes of a sparse file. `cipher` None: they lie on the disk as they are."""
+    """The bytes of a sparse file. `cipher` None: they lie on the disk as they are.
+
+    The descriptor is closed when nobody knows the object any more, and not before: a worker that
+    still reads must never find another file under its number.
+    """
 
     def __init__(self, descriptor: int, cipher: UnitCipher | None) -> None:
         self._descriptor = descriptor
@@ -99,8 +103,7 @@ class UnitFile:
         """Whether bytes never written can be told from zeros that were."""
         return self._cipher is not None
 
-    def close(self) -> None:
-        """Close it; no other method may run or be called."""
+    def __del__(self) -> None:
         os.close(self._descriptor)
 
     # --- reading ------------------------------------------------------------------------------
