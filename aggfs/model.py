@@ -276,6 +276,15 @@ class LinkRow(msgspec.Struct, frozen=True, array_like=True):
         return self.link == self.inode
 
 
+class Child(NamedTuple):
+    """One link filed in a directory, with the name it claims there."""
+
+    cookie: int
+    link: bytes
+    inode: bytes
+    name: bytes
+
+
 class MoveRow(msgspec.Struct, frozen=True, array_like=True):
     """One applied `Create` or `Place`, with what its links were before: enough to take it back.
 
