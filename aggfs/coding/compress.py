@@ -36,23 +36,31 @@ def compress(method: str | None, data: Buffer) -> tuple[Compression, Buffer]:
 
 
 def decompress(method: Compression, data: Buffer, length: int) -> bytes:
-    """The `length` bytes that were compressed; padding may trail `data`. Or `Damaged`."""
+    """The `length` bytes that were compressed; zeros may trail `data`. Or `Damaged`."""
     try:
-        if method is Compression.ZLIB:
-            unpacker = zlib.decompressobj()
-            whole = unpacker.decompress(data, length + 1)
-            if not unpacker.eof:
-                raise Damaged("a block's compressed stream does not end")
-        else:
-            whole = _unpack_zstd(data, length)
+        whole, behind = _UNPACK[method](data, length)
     except (zlib.error, zstandard.ZstdError) as error:
         raise Damaged(f"a block does not decompress: {error}") from None
     if len(whole) != length:
         raise Damaged("a block decompresses to another length than its footer says")
+    if behind.strip(b"\0"):
+        raise Damaged("the padding of a block is not zero")
     return whole
 
 
-def _unpack_zstd(data: Buffer, length: int) -> bytes:
+def _unpack_zlib(data: Buffer, length: int) -> tuple[bytes, bytes]:
+    unpacker = zlib.decompressobj()
+    whole = unpacker.decompress(data, length + 1)
+    if not unpacker.eof:
+        raise Damaged("a block's compressed stream does not end")
+    return whole, unpacker.unused_data
+
+
+def _unpack_zstd(data: Buffer, length: int) -> tuple[bytes, bytes]:
     if zstandard.get_frame_parameters(data).content_size != length:
         raise Damaged("a block was compressed from another length than its footer says")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=length)
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    return unpacker.decompress(data), unpacker.unused_data
+
+
+_UNPACK = {Compression.ZLIB: _unpack_zlib, Compression.ZSTD: _unpack_zstd}

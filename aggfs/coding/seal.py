@@ -119,6 +119,8 @@ def _without_padding(plain: memoryview) -> Buffer:
     if method is Compression.NONE:
         if length > end:
             raise Damaged("a block's footer says more than there is")
+        if bytes(plain[length:end]).strip(b"\0"):
+            raise Damaged("the padding of a block is not zero")
         return plain[:length]
     if length > PLAIN_LIMIT_BYTES:
         raise Damaged("a block's footer says more than a block may hold")

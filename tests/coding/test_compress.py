@@ -27,6 +27,8 @@ def test_a_wrong_length_or_stream_is_damaged(method) -> None:
     for data, length in [(packed, 999), (packed, 1001), (packed[:-5], 1000), (b"", 1000)]:
         with pytest.raises(Damaged):
             decompress(used, data, length)
+    with pytest.raises(Damaged, match="padding"):
+        decompress(used, bytes(packed) + b"\0\1", 1000)
 
 
 def test_a_bomb_is_not_unpacked() -> None:
