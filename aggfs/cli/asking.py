@@ -1,0 +1,29 @@
+"""Asking a volume: its daemon where one runs, else the volume itself, opened for the purpose."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from aggfs.cli import client
+from aggfs.cli.client import NotRunning
+from aggfs.cli.places import VolumePlace
+
+
+def ask(place: VolumePlace, verb: str, **arguments: Any) -> dict[str, Any]:
+    """What the volume answers to a verb. Progress is told on a terminal while it takes long."""
+    try:
+        return client.call(place.socket_path, verb, on_progress=_progress(), **arguments)
+    except NotRunning:
+        pass
+    # Only now: a running daemon spares every command the import of trio and the stores.
+    from aggfs.cli import assembling
+
+    return assembling.answer(place, verb, arguments)
+
+
+def _progress() -> Callable[[str], None] | None:
+    if not sys.stderr.isatty():
+        return None
+    return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)

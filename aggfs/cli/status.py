@@ -1,0 +1,74 @@
+"""`aggfs status`: what the daemon says of its volume. Imports nothing that takes time."""
+
+import json
+from typing import Any
+
+import click
+
+from aggfs.cli import client, show
+from aggfs.cli.client import NotRunning
+from aggfs.cli.places import all_places, mounts_of, place_meant
+
+
+@click.command()
+@click.argument("volume", required=False)
+@click.option("as_json", "--json", is_flag=True, help="For programs: one JSON object.")
+def status(volume: str | None, as_json: bool) -> None:
+    """Accounts, levels, health, and what is not stored yet, of VOLUME (a name or its folder)."""
+    place = place_meant(volume)
+    try:
+        answer = client.call(place.socket_path, "status")
+    except NotRunning:
+        raise NotRunning(f"the volume {place.name!r} is not mounted{_others()}") from None
+    answer["mountpoints"] = mounts_of(place)
+    click.echo(json.dumps(answer) if as_json else _text(answer))
+
+
+def _others() -> str:
+    mounted = [place.name for place in all_places() if mounts_of(place)]
+    return f" (mounted: {', '.join(mounted)})" if mounted else ""
+
+
+def _text(answer: dict[str, Any]) -> str:
+    lines = [
+        f"volume {answer['name']} on {', '.join(answer['mountpoints']) or 'no folder'}"
+        f"{', READ-ONLY' if answer['read_only'] else ''}",
+        f"any {answer['k']} of {answer['n']} fragments give the data back;"
+        f" at most {answer['fragments_per_provider']} at one provider",
+        f"{show.size(answer['used_bytes'])} used of {show.size(answer['total_bytes'])},"
+        f" {show.size(answer['free_bytes'])} free;"
+        f" {show.size(answer['stored_bytes'])} lie in the accounts",
+        _waiting(answer),
+        "",
+        _accounts(answer),
+    ]
+    lines += [f"\nnote: {warning}" for warning in answer["warnings"]]
+    return "\n".join(lines)
+
+
+def _waiting(answer: dict[str, Any]) -> str:
+    stripes = answer["stripes"]
+    published = f"last segment published {show.age(answer['segment_age_seconds'])}"
+    if answer["outbox_entries"]:
+        waiting = f"{answer['outbox_entries']} entries wait, the oldest came"
+        published += f"; {waiting} {show.age(answer['outbox_age_seconds'])}"
+    return (
+        f"stripes: {stripes['full']} full, {stripes['stored']} stored, {stripes['staged']} staged"
+        f" ({show.size(answer['staged_bytes'])}); {show.size(answer['dirty_bytes'])} dirty;"
+        f" {published}"
+    )
+
+
+def _accounts(answer: dict[str, Any]) -> str:
+    rows = [
+        [
+            account["name"],
+            account["provider"],
+            account["driver"],
+            show.percent(account["level"]),
+            f"{show.size(account['used_bytes'])} of {show.size(account['capacity_bytes'])}",
+            "healthy" if account["healthy"] else f"DOWN: {account['error']}",
+        ]
+        for account in answer["accounts"]
+    ]
+    return show.table(["account", "provider", "driver", "level", "used", "state"], rows)
