@@ -10,7 +10,7 @@ from aggfs.errors import BadConfig
 from aggfs.model import Layout
 
 K_LIMIT = 32
-N_LIMIT = 64
+N_LIMIT = 32
 
 
 @dataclass(frozen=True, slots=True)
