@@ -37,7 +37,7 @@ WORLDLY = {
     *("trio", "asyncio", "threading", "multiprocessing", "concurrent", "signal"),
     *("os", "pathlib", "shutil", "tempfile", "glob", "fcntl", "mmap", "subprocess"),
     *("time", "random", "secrets", "logging", "socket", "ssl", "http", "urllib", "select"),
-    *("boto3", "botocore", "opendal", "lmdb", "pyfuse3", "click", "platformdirs"),
+    *("boto3", "botocore", "opendal", "lmdb", "pyfuse3", "click", "platformdirs", "xxhash"),
 }
 DOORS = {
     "boto3": ("stores/s3.py",),
@@ -46,9 +46,11 @@ DOORS = {
     "click": ("cli/",),
     "cryptography": ("coding/cipher.py", "coding/keys.py"),
     "lmdb": ("cache/database.py",),
+    "mnemonic": ("coding/slots.py",),
     "platformdirs": ("cli/",),
     "pyfuse3": ("mount/", "daemon/"),
     "tomllib": ("config.py",),
+    "xxhash": ("cache/",),
     "zfec": ("coding/erasure.py",),
     "zstandard": ("coding/",),
 }

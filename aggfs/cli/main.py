@@ -74,13 +74,22 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else exits.DONE
 
 
-def _told_error(error: Exception) -> int:
+def _told_error(error: BaseException) -> int:
+    error = _first_leaf(error)
     if isinstance(error, AggfsError):
         return _told(str(error) or type(error).__name__, exits.exit_code_of(error))
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _told(f"{where}{error.strerror or error}", exits.FAILED)
     return _told(f"unexpected {type(error).__name__}: {error} (see --debug)", exits.FAILED)
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    """Of what a nursery tied together the first error of ours, or else the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_first_leaf(inner) for inner in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, AggfsError)), leaves[0])
 
 
 def _told(text: str, code: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 from aggfs import errors
 from aggfs.cli import exits
 from aggfs.cli.client import NotRunning
-from aggfs.cli.main import COMMANDS, run
+from aggfs.cli.main import COMMANDS, _told_error, run
 from aggfs.cli.places import place_of
 from tests.support.answering import answering
 
@@ -153,3 +153,9 @@ def test_a_running_daemon_spares_the_commands_their_imports(home, verb):
     with answering(place_of("photos").socket_path, answers):
         imported = imported_by(home, verb)
     assert imported & {"trio", "boto3", "lmdb", "pyfuse3"} == set()
+
+
+def test_of_errors_tied_together_the_one_that_users_know_is_told(capsys):
+    tied = ExceptionGroup("a", [OSError("x"), ExceptionGroup("b", [errors.NoSpace("full")])])
+    assert _told_error(tied) == exits.NO_SPACE
+    assert capsys.readouterr().err == "aggfs: full\n"
