@@ -9,6 +9,7 @@
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ class Module:
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.source)
+        return parsed(self.source)
 
     @property
     def room(self) -> str:
@@ -93,7 +94,7 @@ class Module:
                     relative = node.level > 0
                     yield Import(node.module or "", alias.name, relative, node.lineno)
 
-    @property
+    @cached_property
     def defined_names(self) -> set[str]:
         """Names that statements of the module bind, those it merely imports left out."""
         names: set[str] = set()
@@ -105,6 +106,12 @@ class Module:
         return names
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
 def house() -> dict[str, Module]:
     return {
         path: Module(path, file.read_text("utf-8"))
