@@ -329,6 +329,11 @@ class LmdbTree:
         """A readdir cookie that was never given before."""
         return self._count(b"cookie")
 
+    @property
+    def numbers_given(self) -> int:
+        """How many inode numbers were given so far."""
+        return self._next[b"number"] - FIRST_NUMBER
+
     def _count(self, name: bytes) -> int:
         number = self._next[name]
         self._next[name] = number + 1
