@@ -7,37 +7,36 @@ import tempfile
 from collections.abc import Iterator
 
 from aggfs.cache.database import Database
+from aggfs.cache.marks import Marks
 from aggfs.cache.ranges import NewRanges
-from aggfs.cache.sidecar import UNFINISHED, Sidecar
+from aggfs.cache.sidecar import Sidecar
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.sums import TABLE, CleanSums, sweep
 from aggfs.cache.unitfile import UnitCipher, UnitFile
+from aggfs.errors import Busy
 
 SHARDS = 256
 _PROBE_BYTES = 1024 * 1024
 
 
 class SparseFiles:
-    """`data/xx/NUMBER.GENERATION` and `marks/NUMBER.GENERATION` (both hexadecimal) under one
-    directory. A file has marks on the disk exactly while it has local edits."""
+    """Under one directory: `data/xx/NUMBER.GENERATION` (hexadecimal; xx are the last two digits
+    of the number) the bytes, `marks` the dirty marks of all files, and `tails/NUMBER.GENERATION`
+    those that do not fit there."""
 
     def __init__(self, directory: str, database: Database, new_ranges: NewRanges) -> None:
         self._data = os.path.join(directory, "data")
-        self._marks = os.path.join(directory, "marks")
+        self._tails = os.path.join(directory, "tails")
         self._database = database
         self._table = database.table(TABLE)
         self._new_ranges = new_ranges
         self._known: set[tuple[int, int]] = set()
         self._lingering: dict[tuple[int, int], SparseFile] = {}
         self._doomed: list[tuple[int, int]] = []
-        self._lay_out(directory)
-
-    def _lay_out(self, directory: str) -> None:
         shards = [os.path.join(self._data, f"{shard:02x}") for shard in range(SHARDS)]
-        if os.path.isdir(shards[-1]) and os.path.isdir(self._marks):
-            return
-        for path in (*shards, self._marks):
+        for path in (*shards, self._tails):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        self._marks = Marks(os.path.join(directory, "marks"))
         for path in (self._data, directory):
             _sync_directory(path)
 
@@ -46,7 +45,7 @@ class SparseFiles:
 
     def _paths(self, number: int, generation: int) -> tuple[str, str]:
         name = f"{number:016x}.{generation:x}"
-        return os.path.join(self._shard(number), name), os.path.join(self._marks, name)
+        return os.path.join(self._shard(number), name), os.path.join(self._tails, name)
 
     def open(
         self, number: int, generation: int, *, size: int, cipher: UnitCipher | None
@@ -58,18 +57,18 @@ class SparseFiles:
         lingering = self._lingering.pop((number, generation), None)
         if lingering is not None:
             return lingering
-        data, marks = self._paths(number, generation)
+        data, tail = self._paths(number, generation)
         raw = UnitFile.open(data, cipher)
         file = SparseFile(
             number,
             generation,
             raw,
-            Sidecar(marks, number, generation, self._new_ranges),
+            Sidecar(self._marks, tail, number, generation, self._new_ranges),
             CleanSums(self._table, number, generation),
             directory=self._shard(number),
             new_ranges=self._new_ranges,
             after_commit=self._database.after_commit,
-            sync_names=functools.partial(self._sync_names, number),
+            sync_names=functools.partial(_sync_directory, self._shard(number)),
         )
         file.recover(
             size,
@@ -82,6 +81,8 @@ class SparseFiles:
     def close(self, file: SparseFile) -> None:
         """Loop: close it; its edits are found again by `open`. Raises Busy while it is frozen."""
         key = (file.number, file.generation)
+        if file.frozen:
+            raise Busy("this file is being sent out")
         if file.settling:  # its marks go with the next commit; `open` may come before that
             file.settle()
             self._lingering[key] = file
@@ -111,9 +112,10 @@ class SparseFiles:
     def purge(self) -> None:
         """In a worker: delete the files whose removal is committed. Raises OSError."""
         while self._doomed:
-            data, marks = self._paths(*self._doomed.pop())
+            number, generation = self._doomed.pop()
             # The marks go first: marks without their bytes would be edits that never were.
-            for path in (marks, data):
+            self._marks.discard(number, generation)
+            for path in reversed(self._paths(number, generation)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 
@@ -122,19 +124,15 @@ class SparseFiles:
         return sweep(self._table, limit)
 
     def dirty(self) -> list[tuple[int, int]]:
-        """(number, generation) of the files that may hold local edits: at a start."""
-        names = sorted(os.listdir(self._marks))
-        return [_parse(name) for name in names if not name.endswith(UNFINISHED)]
+        """(number, generation) of the files that may hold local edits and are not open."""
+        return self._marks.tenants()
 
     def all(self) -> Iterator[tuple[int, int]]:
         """(number, generation) of all files: at a start, to remove those nobody knows."""
+        found = set(self._marks.tenants())
         for shard in range(SHARDS):
-            for name in sorted(os.listdir(os.path.join(self._data, f"{shard:02x}"))):
-                yield _parse(name)
-
-    def _sync_names(self, number: int) -> None:
-        _sync_directory(self._shard(number))
-        _sync_directory(self._marks)
+            found.update(map(_parse, os.listdir(os.path.join(self._data, f"{shard:02x}"))))
+        yield from sorted(found)
 
     @functools.cached_property
     def _zeros_may_be_holes(self) -> bool:

@@ -1,10 +1,11 @@
-"""The dirty marks of one sparse file: a log beside it, written before the bytes change.
+"""The dirty marks of one sparse file: a log that is written before the bytes change.
 
-The log is a list of records of 32 bytes, each with its own checksum: "these bytes are local
-edits" and "these are no longer". An edit that goes on where the last one ended (or overlaps it)
-makes the last record longer in place. A `pwrite` survives the death of the process; `sync` makes
-the marks survive a loss of power. Records that do not check are skipped: they were never synced,
-or the disk is bad, and then losing more would not help.
+The log is a list of records, each with its own checksum: "these bytes are local edits" and
+"these are no longer". An edit that goes on where the last one ended (or overlaps it) makes the
+last record longer in place. The first records lie in a region of the shared file `Marks`; a log
+that outgrows it goes on in a tail file of its own. A `pwrite` survives the death of the process;
+`sync` makes the marks survive a loss of power. Records that do not check are skipped: they were
+never synced, or the disk is bad, and then losing more would not help.
 
 The caller serializes all methods but `sync` and `compact`, which are for one worker at a time and
 may run beside the others.
@@ -13,73 +14,79 @@ may run beside the others.
 import contextlib
 import errno
 import os
-import struct
 import threading
 from collections.abc import Iterable
 
-import xxhash
+from aggfs.cache.marks import RECORD_BYTES, REGION_BYTES, Marks, Region, opened, sealed
+from aggfs.cache.ranges import NewRanges
 
-from aggfs.cache.ranges import NewRanges, RangeSet
-from aggfs.errors import UnknownVersion
-
-RECORD_BYTES = 32
 LONG_RECORDS = 4096
-UNFINISHED = ".new"  # the name's end of a log that is being written anew
-_MAGIC = b"aggmark\x01"
-_DIRTY, _CLEAN = 1, 2
-_BODY = struct.Struct("<8sQQ")
-_SUM = struct.Struct("<Q")
+EVERYTHING = (0, 1 << 62)
+_DIRTY = b"\1".ljust(8, b"\0")
+_CLEAN = b"\2".ljust(8, b"\0")
 
 
 class Sidecar:
-    """The log at `path`; `number` and `generation` bind its records to one sparse file.
+    """The log of one generation of one file. `tail_path` is where its tail goes if it needs one.
 
-    `marked` is what the log says: read it, do not change it. The file is made by the first mark.
+    `marked` is what the log says: read it, do not change it.
     """
 
-    def __init__(self, path: str, number: int, generation: int, new_ranges: NewRanges) -> None:
-        self._path = path
-        self._seed = (number << 8 ^ generation) & 0xFFFFFFFFFFFFFFFF
+    def __init__(
+        self, marks: Marks, tail_path: str, number: int, generation: int, new_ranges: NewRanges
+    ) -> None:
+        self._marks = marks
+        self._tail_path = tail_path
         self._ids = (number, generation)
-        self._new_ranges = new_ranges
-        self._descriptor: int | None = None
-        self._end = 0
+        self._region: Region | None = None
+        self._region_end = 0
+        self._tail: int | None = None
+        self._tail_end = 0
+        self._tail_named = True
         self._last: tuple[int, int] | None = None
         self._closed = False
         self.marked = new_ranges()
-        self.existed = False
         self._load()
+
+    def __del__(self) -> None:
+        # Not earlier: a worker may be syncing, and must never find another file instead.
+        if self._tail is not None:
+            os.close(self._tail)
 
     # --- reading ------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+        claimed = self._marks.claim(*self._ids)
+        if claimed is None:
             return
-        self.existed = True
-        self._end = os.fstat(self._descriptor).st_size
-        self._end -= self._end % RECORD_BYTES
-        with os.fdopen(os.dup(self._descriptor), "rb") as log:
-            log.seek(0)
-            while len(record := log.read(RECORD_BYTES)) == RECORD_BYTES:
-                self._replay(record)
+        self._region, records = claimed
+        self._region_end = RECORD_BYTES + self._replay(records)
+        with contextlib.suppress(FileNotFoundError):
+            tail = os.open(self._tail_path, os.O_RDWR | os.O_CLOEXEC)
+            with os.fdopen(os.dup(tail), "rb") as file:
+                self._tail_end = self._replay(file.read())
+            if self._tail_end:
+                self._tail = tail
+            else:  # of a former tenancy
+                os.close(tail)
+        if not self.marked:
+            self._end_tenancy()
 
-    def _replay(self, record: bytes) -> None:
-        kind, start, end = _BODY.unpack_from(record)
-        if self._sealed(kind, start, end) != record:
-            return
-        if kind.startswith(_MAGIC[:-1]):
-            if kind != _MAGIC:
-                raise UnknownVersion(f"{self._path} was written by a newer aggfs")
-        elif kind[0] == _DIRTY:
-            self.marked.add(start, end)
-        elif kind[0] == _CLEAN:
-            self.marked.remove(start, end)
-
-    def _sealed(self, kind: bytes, start: int, end: int) -> bytes:
-        body = _BODY.pack(kind, start, end)
-        return body + _SUM.pack(xxhash.xxh3_64_intdigest(body, self._seed))
+    def _replay(self, records: bytes) -> int:
+        """Take in the records that check; where the last of them ends."""
+        assert self._region is not None
+        end = 0
+        for at in range(0, len(records), RECORD_BYTES):
+            fields = opened(records[at : at + RECORD_BYTES], self._region.seed)
+            if fields is None:
+                continue
+            kind, first, second = fields
+            if kind == _DIRTY:
+                self.marked.add(first, second)
+            elif kind == _CLEAN:
+                self.marked.remove(first, second)
+            end = at + RECORD_BYTES
+        return end
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -87,97 +94,125 @@ class Sidecar:
         """Record a local edit of [start, end), before it is made. Raises OSError."""
         if self.marked.contains(start, end):
             return
+        if self._region is None:
+            self._region = self._marks.take(*self._ids)
+            self._region_end = RECORD_BYTES
         last = self._last
         if last is not None and last[0] <= start <= last[1] < end:
             start = last[0]
-            self._put(self._end - RECORD_BYTES, self._dirty(start, end))
+            self._put(-RECORD_BYTES, sealed(_DIRTY, start, end, self._region.seed))
         else:
-            self._append([self._dirty(start, end)])
+            self._append(sealed(_DIRTY, start, end, self._region.seed))
         self.marked.add(start, end)
         self._last = (start, end)
 
     def unmark(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Record that these are no local edits any more. Raises OSError."""
         ranges = list(ranges)
+        if self._region is None or not ranges:
+            return
         self.marked.remove_all(ranges)
         self._last = None
-        if self._descriptor is None or not ranges:
-            return
         if self.marked:
-            self._append([self._sealed(bytes((_CLEAN,)), *pair) for pair in ranges])
+            seed = self._region.seed
+            self._append(b"".join(sealed(_CLEAN, *pair, seed) for pair in ranges))
         else:
-            os.ftruncate(self._descriptor, 0)
-            self._end = 0
+            self._end_tenancy()
 
-    def _dirty(self, start: int, end: int) -> bytes:
-        return self._sealed(bytes((_DIRTY,)), start, end)
+    def _append(self, records: bytes) -> None:
+        in_region = self._tail_end == 0 and self._region_end + len(records) <= REGION_BYTES
+        if not in_region and self._tail is None:
+            self._tail = _create(self._tail_path)
+            self._tail_named = False
+        if in_region:
+            self._region_end += len(records)
+        else:
+            self._tail_end += len(records)
+        self._put(-len(records), records)
 
-    def _append(self, records: list[bytes]) -> None:
-        if self._end == 0:
-            records = [self._sealed(_MAGIC, *self._ids), *records]
-        data = b"".join(records)
-        self._put(self._end, data)
-        self._end += len(data)
+    def _put(self, offset: int, records: bytes) -> None:
+        """Write at `offset` (negative) from the end of the log."""
+        if self._tail_end and self._tail is not None:
+            _write_all(self._tail, records, self._tail_end + offset)
+        else:
+            assert self._region is not None
+            self._marks.put(self._region, self._region_end + offset, records)
 
-    def _put(self, offset: int, data: bytes) -> None:
-        if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.pwrite(self._descriptor, data, offset) != len(data):
-            raise OSError(errno.ENOSPC, "short write of dirty marks")
+    def _end_tenancy(self) -> None:
+        region, self._region = self._region, None
+        if region is not None:
+            self._marks.free(region)
+        if self._tail is not None:
+            os.ftruncate(self._tail, 0)
+            self._tail_end = 0
 
     # --- for a worker -------------------------------------------------------------------------
 
     @property
     def long(self) -> bool:
         """Whether most of the log is history."""
-        if self._closed:
-            return False
-        records = self._end // RECORD_BYTES
-        return records > LONG_RECORDS and records > 4 * len(self.marked)
+        records = self._tail_end // RECORD_BYTES
+        return records > LONG_RECORDS and records > 4 * len(self.marked) and not self._closed
 
     def sync(self) -> None:
         """Make the marks survive a loss of power. Raises OSError."""
-        if self._descriptor is not None:
-            os.fdatasync(self._descriptor)
+        self._marks.sync()
+        if self._tail is not None:
+            os.fdatasync(self._tail)
+            if not self._tail_named:
+                _sync_directory(os.path.dirname(self._tail_path))
+                self._tail_named = True
 
     def compact(self, lock: threading.Lock) -> None:
-        """Write the log anew, short. `lock` is what serializes the other methods. The caller
-        syncs the directory, and `sync`s, before it acknowledges anything. Raises OSError."""
+        """Write the tail anew, short. `lock` is what serializes the other methods. The caller
+        must `sync` before it acknowledges anything. Raises OSError."""
         with lock:
-            marked = self.marked.copy()
-            until = self._end
-            self._last = None
-        fresh = self._write_anew(marked)
-        with lock:
-            old = self._descriptor
-            if old is None or self._closed or self._end < until:  # closed, or clean and short
-                os.close(fresh)
-                os.unlink(self._path + UNFINISHED)
+            region, until = self._region, self._tail_end
+            if region is None:
                 return
-            size = os.fstat(fresh).st_size
-            tail = os.pread(old, self._end - until, until)
-            os.pwrite(fresh, tail, size)
-            os.rename(self._path + UNFINISHED, self._path)
-            os.close(old)
-            self._descriptor, self._end, self._last = fresh, size + len(tail), None
-
-    def _write_anew(self, marked: RangeSet) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        fresh = os.open(self._path + UNFINISHED, flags, 0o600)
-        records = [self._sealed(_MAGIC, *self._ids), *(self._dirty(*pair) for pair in marked)]
-        with os.fdopen(os.dup(fresh), "wb") as out:
-            out.write(b"".join(records))
+            records = [sealed(_CLEAN, *EVERYTHING, region.seed)]
+            records += [sealed(_DIRTY, *pair, region.seed) for pair in self.marked]
+            self._last = None
+        fresh_path = self._tail_path + ".new"
+        fresh = _create(fresh_path)
+        size = _write_all(fresh, b"".join(records), 0)
         os.fdatasync(fresh)
-        return fresh
+        with lock:
+            old = self._tail
+            if old is None or self._closed or self._region is not region:  # ended meanwhile
+                os.close(fresh)
+                os.unlink(fresh_path)
+                return
+            self._tail_end = size + _write_all(
+                fresh, os.pread(old, self._tail_end - until, until), size
+            )
+            os.rename(fresh_path, self._tail_path)
+            os.close(old)
+            self._tail, self._tail_named, self._last = fresh, False, None
 
     def close(self) -> None:
-        """No mark is made any more. A log without marks is deleted."""
+        """No mark is made any more; those there are found again."""
         self._closed = True
-        if self._descriptor is not None and not self.marked:
+        if self._region is not None:
+            self._marks.leave(*self._ids, self._region)
+        elif self._tail is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+                os.unlink(self._tail_path)
 
-    def __del__(self) -> None:
-        # Not earlier: a worker may be syncing, and must never find another file instead.
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> int:
+    if data and os.pwrite(descriptor, data, offset) != len(data):
+        raise OSError(errno.ENOSPC, "no space for dirty marks")
+    return len(data)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

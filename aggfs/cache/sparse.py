@@ -444,8 +444,6 @@ class SparseFile:
             self._sidecar.close()
 
     def close(self) -> None:
-        """Loop: as `retire`, of a file that will be opened again. Raises Busy while frozen."""
-        if self._frozen is not None:
-            raise Busy("this file is being sent out")
+        """Loop: as `retire`, of a file that is not frozen and will be opened again."""
         self.settle()
         self.retire()
