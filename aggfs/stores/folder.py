@@ -170,10 +170,10 @@ class Folder:
     def _open_part(self, directory: str) -> tuple[str, int]:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for _ in range(8):
-            if directory not in self._prepared:
-                self._prepare(directory)
             part = f"{directory}/.aggfs-{secrets.token_hex(8)}.part"
             try:
+                if directory not in self._prepared:
+                    self._prepare(directory)
                 return part, os.open(part, flags, 0o666)
             except FileNotFoundError:  # somebody removed the directory, being empty
                 self._prepared.discard(directory)
