@@ -26,7 +26,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.seal import ROOM_BYTES, Place, open_into, prepare, seal_into
 from aggfs.coding.writer import FragmentWriter
 from aggfs.errors import Damaged
-from aggfs.formats.fragment import K_LIMIT, N_LIMIT, FragmentHeader, Kind
+from aggfs.formats.fragment import BLOCKS_LIMIT, K_LIMIT, N_LIMIT, FragmentHeader, Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.sizes import (
     CELL_STEP_BYTES,
@@ -135,6 +135,8 @@ def seal_stripe(
     """
     if any(len(block) > BLOCK_BYTES for block in blocks):
         raise ValueError(f"a block has at most {BLOCK_BYTES} bytes")
+    if len(blocks) >= BLOCKS_LIMIT:
+        raise ValueError(f"a stripe has less than {BLOCKS_LIMIT} blocks")
     prepared = [prepare(compress, block) for block in blocks]
     sealed_bytes = [length for _, length in prepared]
     prepared.append(prepare("zlib", encode_table(sealed_bytes, table)))

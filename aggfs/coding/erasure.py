@@ -12,7 +12,6 @@ Coders keep no state but caches, and may be shared by threads.
 
 import ctypes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Protocol
 
@@ -46,7 +45,7 @@ class Coder(Protocol):
 
 def _require_one_length(sources: Iterable[Buffer], out: Iterable[Buffer]) -> int:
     """The length of all these buffers. Beyond one of them would lie foreign memory."""
-    lengths = {len(buffer) for buffers in (sources, out) for buffer in buffers}
+    lengths = {*map(len, sources), *map(len, out)}
     if len(lengths) != 1:
         raise ValueError(f"cells of one block have one length, these have {sorted(lengths)}")
     return lengths.pop()
@@ -118,8 +117,10 @@ class IsalCoder:
     def _multiply(self, tables: bytes, sources: Sequence[Buffer], out: Sequence[Buffer]) -> None:
         """out = matrix times sources."""
         length = _require_one_length(sources, out)
-        with _addresses(sources, writable=False) as read, _addresses(out, writable=True) as write:
-            self._run(length, len(sources), len(out), tables, read, write)
+        # Held until the call is over: a buffer that is viewed can neither move nor go.
+        read = [memoryview(buffer) for buffer in sources]
+        write = [memoryview(buffer) for buffer in out]
+        self._run(length, len(read), len(write), tables, _addresses(read), _addresses(write))
 
 
 def encode_rows(k: int, indices: Sequence[int]) -> list[bytes]:
@@ -177,7 +178,6 @@ class _PyBuffer(ctypes.Structure):
 
 
 _PY_BUF_SIMPLE = 0
-_PY_BUF_WRITABLE = 1
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int]
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
@@ -185,18 +185,19 @@ _release_buffer.argtypes = [ctypes.POINTER(_PyBuffer)]
 _release_buffer.restype = None
 
 
-@contextmanager
-def _addresses(
-    buffers: Sequence[Buffer], *, writable: bool
-) -> Iterator[ctypes.Array[ctypes.c_void_p]]:
-    """The addresses of the buffers as a C array; within the block nothing can move them."""
-    flags = _PY_BUF_WRITABLE if writable else _PY_BUF_SIMPLE
-    held = (_PyBuffer * len(buffers))()
-    with ExitStack() as stack:
-        for view, buffer in zip(held, buffers, strict=True):
-            _get_buffer(buffer, view, flags)
-            stack.callback(_release_buffer, view)
-        yield (ctypes.c_void_p * len(buffers))(*(view.buf for view in held))
+def _addresses(views: Sequence[memoryview]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where viewed buffers lie, as a C array."""
+    return (ctypes.c_void_p * len(views))(*(_address(view) for view in views))
+
+
+def _address(view: memoryview) -> int | None:
+    if not view.readonly:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    held = _PyBuffer()
+    _get_buffer(view, held, _PY_BUF_SIMPLE)
+    address: int | None = held.buf
+    _release_buffer(held)
+    return address
 
 
 # --- which coder ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Stripes and fragments: what goes in comes out, from any k, or it is Damaged."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import pytest
@@ -91,6 +92,11 @@ def test_a_block_beyond_the_limit_is_refused() -> None:
         sealed_stripe(KEYS, [bytes(BLOCK_BYTES + 1)])
 
 
+def test_a_stripe_of_too_many_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than"):
+        sealed_stripe(KEYS, [b""] * (1 << 16))
+
+
 @pytest.mark.parametrize(("k", "n"), [(0, 3), (4, 3), (3, 33)])
 def test_an_impossible_code_is_refused(k, n) -> None:
     with pytest.raises(ValueError, match="no code"):
@@ -167,6 +173,22 @@ def test_zfec_and_isal_make_the_same_fragments() -> None:
         out = [bytearray(length - 16) for _ in range(3)]
         ZfecCoder().encode(cells[:4], range(4, 7), [memoryview(cell) for cell in out])
         assert out == cells[4:]
+
+
+def test_threads_share_keys_and_coder_but_nothing_else() -> None:
+    blocks = [content(70_000), content(500)]
+
+    def made(number: int) -> list[bytes]:
+        sealed = sealed_stripe(KEYS, blocks, sid=number.to_bytes(24, "big"))
+        row = row_of(sealed, k=3, n=5)
+        fragments = fragments_of(KEYS, sealed, k=3, n=5)
+        some = {index: fragments[index] for index in (1, 3, 4)}
+        assert read_back(KEYS, row, some) == blocks
+        return list(fragments.values())
+
+    alone = [made(number) for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(made, range(40))) == alone
 
 
 # --- damage ---------------------------------------------------------------------------------------
