@@ -4,7 +4,7 @@ them fixes is readable for ever. Written out from docs/formats.md where that is 
 import hmac
 import json
 import zlib
-from hashlib import sha256
+from hashlib import sha256, shake_256
 from pathlib import Path
 
 import pytest
@@ -172,3 +172,32 @@ def test_headers() -> None:
         assert [slot.slot.hex() for slot in opened.slots] == fixed["slots"]
         policy = opened.policy
         assert {name: getattr(policy, name) for name in fixed["policy"]} == fixed["policy"]
+
+
+def test_an_interleaved_block_is_gathered_as_the_document_says() -> None:
+    fixed = STRIPE["stripes"][1]
+    fragments = unhex(fixed["fragments"])
+    k, block, length = fixed["k"], 1, fixed["sealed_bytes"][1]
+    cells = [-(-size // (16 * k)) * 16 for size in fixed["sealed_bytes"]]
+    offset = 128 + cells[0] + 16
+    parts = [fragments[i][offset : offset + cells[block]] for i in range(k)]
+    key = derived(MASTERS[1], b"scatter", SID, block.to_bytes(4, "big"))
+    stream = shake_256(b"aggfs interleave" + bytes([k]) + key).digest(10_000)
+    draws = (int.from_bytes(stream[at : at + 4], "big") for at in range(0, 10_000, 4))
+
+    def shuffled(m: int) -> list[int]:
+        things = list(range(m))
+        for last in range(m - 1, -1, -1):
+            other = next(draws) % (last + 1)
+            things[last], things[other] = things[other], things[last]
+        return things
+
+    rows = [shuffled(k) for _ in range(16)]
+    places = [shuffled(16) for _ in range(k)]
+    whole = bytes(
+        parts[q][group * 16 + places[q][r]]
+        for group in range(cells[block] // 16)
+        for r in range(16)
+        for q in rows[r]
+    )
+    assert whole[:length].hex() == fixed["sealed"][block]
