@@ -7,6 +7,7 @@ volume makes all it was told durable. Each step has a deadline: the daemon can a
 """
 
 import logging
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1.0
 LAST_ANSWERS_SECONDS = 1.0
+SAME_WISH_SECONDS = 1.0
 
 
 class RunningVolume(ServedVolume, Protocol):
@@ -104,9 +106,17 @@ class Verbs:
 
 
 async def _stop_at_a_signal(folder: Folder) -> None:
-    """The first signal asks, the second insists."""
+    """The first signal asks, a later one insists.
+
+    What comes at the same moment is the same wish: a terminal and timeout(1) signal the process
+    and its group.
+    """
+    deaf_until = -math.inf
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         async for number in signals:
+            if trio.current_time() < deaf_until:
+                continue
+            deaf_until = trio.current_time() + SAME_WISH_SECONDS
             log.info("stopping: %s", signal.Signals(number).name)
             folder.ask_to_leave()
 

@@ -5,9 +5,10 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from aggfs.daemon.mountpoint import mounted_at
+from aggfs.daemon.mountpoint import mounted_at, prepare
 from tests.support.mounting import TOP, needs_fuse
 
 STARTER = """
@@ -83,12 +84,15 @@ def test_the_folder_is_there_when_the_starter_returns(tmp_path: Path):
     (tmp_path / "mnt").mkdir()
     (tmp_path / "state").mkdir()
     pid = int(start(tmp_path / "log", "serve", str(tmp_path / "mnt"), str(tmp_path / "state")))
+    descriptor = os.pidfd_open(pid)
     try:
         (tmp_path / "mnt" / "f").write_bytes(b"at once")
         assert (tmp_path / "mnt" / "f").read_bytes() == b"at once"
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        assert select.select([descriptor], [], [], 60)[0], "the daemon did not end"
+        assert mounted_at(str(tmp_path / "mnt")) is None
     finally:
-        descriptor = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGTERM)
-        select.select([descriptor], [], [], 60)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         os.close(descriptor)
-    assert mounted_at(str(tmp_path / "mnt")) is None
+        prepare(str(tmp_path / "mnt"))

@@ -29,6 +29,15 @@ def test_a_signal_unmounts_and_ends_cleanly(folder: ServedFolder, number: int):
     assert os.listdir(folder.state_directory) == []
 
 
+def test_a_signal_that_comes_twice_at_once_cuts_nobody_off(folder: ServedFolder):
+    with open(Path(folder.path) / "f", "w") as file:
+        for _ in range(3):
+            folder.process.terminate()
+        folder.wait_until_unmounted()
+        file.write("x")
+    assert folder.process.wait(60) == 0
+
+
 def test_umount_from_outside_ends_the_daemon_cleanly(folder: ServedFolder):
     subprocess.run(["fusermount3", "-u", folder.path], check=True, timeout=60)
     assert folder.process.wait(60) == 0
