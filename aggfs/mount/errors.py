@@ -39,6 +39,11 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.Busy, errno.EBUSY),
     (trio.TooSlowError, errno.EIO),
 )
+# Where POSIX has a word of its own for an operation; asked before the table.
+OF_ONE_OPERATION: dict[tuple[str, type[Exception]], int] = {
+    ("link", errors.TooLarge): errno.EMLINK,
+    ("setxattr", errors.TooLarge): errno.E2BIG,
+}
 LOCAL_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 HANDLERS = (
@@ -62,8 +67,11 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def errno_of(error: Exception) -> int | None:
+def errno_of(operation: str, error: Exception) -> int | None:
     """The errno that an error of ours stands for; None for one that nobody foresaw."""
+    special = OF_ONE_OPERATION.get((operation, type(error)))
+    if special is not None:
+        return special
     found = tuple(leaves(error))
     for kind, number in TABLE:
         if any(isinstance(leaf, kind) for leaf in found):
@@ -82,7 +90,7 @@ class Faults:
 
     def answer(self, operation: str, error: Exception) -> pyfuse3.FUSEError:
         """The reply to a request whose handler raised `error`."""
-        number = errno_of(error)
+        number = errno_of(operation, error)
         if number is None:
             self.tell(operation, error)
             number = errno.EIO

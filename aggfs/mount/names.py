@@ -95,9 +95,14 @@ class NameHandlers(Handlers):
             self._replace(*places)
 
     def _replace(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
-        moved = self.namespace.lookup(parent, name)
+        moved = self.namespace.lookup(parent, name).number
+        is_dirty = self.files.is_dirty(moved)
         replaced = self.namespace.rename(
-            parent, name, new_parent, new_name, wait_for_content=self.files.is_dirty(moved.number)
+            parent, name, new_parent, new_name, wait_for_content=is_dirty
         )
-        if replaced is not None and not replaced.nlink:
+        if replaced is None:
+            return
+        if is_dirty:
+            self.files.sync_before_commit(moved)
+        if not replaced.nlink:
             self.known.unlinked(replaced.number)

@@ -94,6 +94,10 @@ class ServedFiles(Protocol):
 
     def is_dirty(self, number: int) -> bool: ...
 
+    def sync_before_commit(self, number: int) -> None:
+        """The bytes of this file reach the disk no later than the rows put until the next wait:
+        it has just replaced another, and a crash must leave the one or the other."""
+
     def allocated_bytes(self, row: InodeRow) -> int:
         """How much of a regular file is no gap, for `st_blocks`; cheap, for every `stat`."""
 

@@ -358,6 +358,9 @@ class MemoryFiles:
     def is_dirty(self, number: int) -> bool:
         return bool(self.units.get(number))
 
+    def sync_before_commit(self, number: int) -> None:
+        return None
+
     def allocated_bytes(self, row: InodeRow) -> int:
         return len(self.units.get(row.number, ())) * UNIT_BYTES
 
