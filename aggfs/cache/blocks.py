@@ -6,6 +6,7 @@ Tables (all on the loop, all in the transaction of the caller's other puts):
   overlap. A block that no run covers is a gap.
 - `stripes`: sid 24 -> StripeState.
 - `unfinished`: sid 24 -> nothing: stripes that are not full, or have attempts to clean up.
+- `totals`: b"stripes" -> u64, how many rows `stripes` has.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from aggfs.cache.database import Database
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
 
-TABLES = ("extents", "stripes", "unfinished")
+TABLES = ("extents", "stripes", "unfinished", "totals")
 
 Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
 
@@ -25,12 +26,14 @@ Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
 class StripeState(msgspec.Struct, frozen=True, array_like=True):
     """A stripe as this device knows it. Bit i of `confirmed`: fragment i is in its place.
 
-    `attempts` are (index, account) of puts that were given up: the fragment may be there, counts
-    as present, and is to be deleted.
+    `announced`: the write quorum was reached, and a control entry names the row. `attempts` are
+    (index, account) of puts that were given up: the fragment may be there, counts as present,
+    and is to be deleted.
     """
 
     row: StripeRow
     confirmed: int
+    announced: bool = False
     attempts: tuple[tuple[int, bytes], ...] = ()
 
     @property
@@ -74,6 +77,7 @@ class Blocks:
         self._extents = database.table("extents")
         self._stripes = database.table("stripes")
         self._unfinished = database.table("unfinished")
+        self._totals = database.table("totals")
 
     # --- extents --------------------------------------------------------------------------------
 
@@ -152,11 +156,19 @@ class Blocks:
 
     def put_stripe(self, state: StripeState) -> None:
         """Remember it, and whether it still needs work."""
+        if self._stripes.get(state.row.sid) is None:
+            self._totals.put(b"stripes", (self.stripe_count + 1).to_bytes(8))
         self._stripes.put(state.row.sid, _encode(state))
         if state.full and not state.attempts:
             self._unfinished.delete(state.row.sid)
         else:
             self._unfinished.put(state.row.sid, b"")
+
+    @property
+    def stripe_count(self) -> int:
+        """How many stripes there are."""
+        value = self._totals.get(b"stripes")
+        return int.from_bytes(value) if value else 0
 
     def unfinished(self) -> list[bytes]:
         """The stripes that are not full."""

@@ -428,6 +428,12 @@ class Database:
         generation.done.set()
         self._current.done.set()
 
+    def abandon(self) -> None:
+        """Close without committing: the volume could not be opened. `run` was never begun."""
+        self._reader.abort()
+        self._environment.close()
+        os.close(self._lock)
+
     async def close(self) -> None:
         """Commit what is left and close; `run` has ended. Raises LocalDiskFailed, closed too."""
         await self._commit()

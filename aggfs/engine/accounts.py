@@ -5,18 +5,22 @@ that was begun counts until the object's deletion is confirmed). It changes in t
 transaction as the row that names the object, so it never drifts from the rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import trio
 
 from aggfs.cache.database import Database
 from aggfs.errors import QuotaFull, StoreError
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
 from aggfs.stores.base import Store
+from aggfs.stores.metered import Figures
 
 TABLES = ("ledger", "objects")
 FIRST_LATENCY_SECONDS = 0.02
 LATENCY_WEIGHT = 0.2
+SPACE_SECONDS = 10.0
 
 
 class Ledger:
@@ -67,10 +71,14 @@ class Account:
     provider: str
     quota_bytes: int
     store: Store
+    meter: Callable[[], Mapping[str, Figures]]
     last_error: str = ""
     full: bool = False
     in_flight: int = 0
     latency_seconds: float = FIRST_LATENCY_SECONDS
+    pool: str = ""
+    pool_free_bytes: int | None = None
+    used_when_asked: int = 0
 
     @property
     def healthy(self) -> bool:
@@ -88,6 +96,10 @@ class Account:
         self.last_error = str(error) or type(error).__name__
         if isinstance(error, QuotaFull):
             self.full = True
+
+    def requests(self) -> int:
+        """How many requests were sent since the start."""
+        return sum(figures.requests for figures in self.meter().values())
 
     def cost(self) -> float:
         """How long the next read will take here, as far as anyone can tell."""
@@ -115,18 +127,40 @@ class Accounts:
         """An account joined while the volume runs."""
         self._accounts[account.id] = account
 
+    async def ask_space(self) -> None:
+        """Ask the accounts that can tell how much room they have. Never raises for an account's
+        fault: what is not known stays as it was."""
+        for account in list(self._accounts.values()):
+            if not account.store.capabilities.reports_space:
+                continue
+            try:
+                with trio.move_on_after(SPACE_SECONDS):
+                    space = await account.store.space()
+                    if space is not None:
+                        account.pool_free_bytes = space.free_bytes
+                        account.used_when_asked = self.ledger.used_bytes(account.id)
+            except StoreError as error:
+                account.failed(error)
+
     def states(self) -> Sequence[AccountState]:
         """What placement may know of the accounts, in a stable order."""
-        return [self._state(account) for account in self._accounts.values()]
+        grown: dict[str, int] = {}
+        for one in self._accounts.values():
+            more = self.ledger.used_bytes(one.id) - one.used_when_asked
+            grown[one.pool] = grown.get(one.pool, 0) + more
+        return [self._state(one, grown[one.pool]) for one in self._accounts.values()]
 
-    def _state(self, account: Account) -> AccountState:
+    def _state(self, account: Account, grown_bytes: int) -> AccountState:
         used = self.ledger.used_bytes(account.id)
+        free = account.pool_free_bytes
         return AccountState(
             account=account.id,
             name=account.name,
             provider=account.provider,
-            quota_bytes=used if account.full else account.quota_bytes,
+            quota_bytes=max(1, used) if account.full else account.quota_bytes,
             used_bytes=used,
             healthy=account.healthy,
             writable=not account.full,
+            pool=account.pool if free is not None else "",
+            pool_free_bytes=None if free is None else max(0, free - grown_bytes),
         )

@@ -139,9 +139,7 @@ class Namespace:
         if numbers is None:
             return len(self._outbox) > 0
         inodes = {self._tree.inode_of_number(number) for number in numbers}
-        return any(
-            not inodes.isdisjoint(_inodes(row.entry)) for _, row in self._outbox.rows()
-        )
+        return any(not inodes.isdisjoint(_inodes(row.entry)) for _, row in self._outbox.rows())
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -152,6 +150,10 @@ class Namespace:
         if row is None:
             raise NoEntry(f"there is no inode {number}")
         return row
+
+    def has_number(self, number: int) -> bool:
+        """Whether there is such an inode."""
+        return self._tree.inode_of_number(number) is not None
 
     def by_inode(self, inode: bytes) -> InodeRow:
         """As `by_number`, by inode id."""
@@ -405,9 +407,7 @@ class Namespace:
         self._do(entry, waits_for)
         return None if there is None else self._after_removal(there.inode)
 
-    def rename_noreplace(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes
-    ) -> None:
+    def rename_noreplace(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
         """Move a name to a free one. Raises `Exists`."""
         self._find(self._directory(parent), name)
         self._room_in(new_parent, new_name)

@@ -31,26 +31,18 @@ class Parcel:
         return sum(len(piece) for piece in self.pieces)
 
 
-async def put_all(
-    parcels: Sequence[Parcel],
-    on_stored: Callable[[Parcel], None],
-    on_failed: Callable[[Parcel, StoreError], None],
-) -> None:
+async def put_all(parcels: Sequence[Parcel], on_stored: Callable[[Parcel], None]) -> None:
     """Put every parcel; returns when each was stored or failed.
 
-    The callbacks run on the loop and must not raise. When cancelled, what is under way may or
-    may not arrive.
+    `on_stored` runs on the loop and must not raise; a failure is noted on the account. When
+    cancelled, what is under way may or may not arrive.
     """
     async with trio.open_nursery() as nursery:
         for parcel in parcels:
-            nursery.start_soon(_put, parcel, on_stored, on_failed)
+            nursery.start_soon(_put, parcel, on_stored)
 
 
-async def _put(
-    parcel: Parcel,
-    on_stored: Callable[[Parcel], None],
-    on_failed: Callable[[Parcel, StoreError], None],
-) -> None:
+async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
     try:
         with trio.move_on_after(PUT_SECONDS) as scope:
             await parcel.account.store.put(parcel.key, parcel.pieces)
@@ -58,13 +50,6 @@ async def _put(
             raise Unreachable(f"account {parcel.account.name} took longer than {PUT_SECONDS:.0f} s")
     except StoreError as error:
         parcel.account.failed(error)
-        on_failed(parcel, error)
     else:
         parcel.account.answered()
         on_stored(parcel)
-
-
-def quorum(k: int, n: int, *, failed: int) -> int:
-    """How many confirmed fragments make a stripe *stored*: k + 1 of n, or k while accounts are
-    down (the rest stays staged and is caught up with)."""
-    return k if failed else min(n, k + 1)

@@ -1,0 +1,338 @@
+"""The only place that knows every part: a configuration in, a running volume out."""
+
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from aggfs.cache import blocks as block_tables
+from aggfs.cache import outbox as outbox_table
+from aggfs.cache import sums
+from aggfs.cache import tree as tree_tables
+from aggfs.cache.blocks import Blocks
+from aggfs.cache.database import Database
+from aggfs.cache.files import SparseFiles
+from aggfs.cache.outbox import Outbox
+from aggfs.cache.staging import Staging
+from aggfs.cache.tree import LmdbTree
+from aggfs.coding.cipher import XtsUnit
+from aggfs.coding.keys import VolumeKeys
+from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
+from aggfs.config import AccountConfig, Config
+from aggfs.engine import accounts as account_tables
+from aggfs.engine import files as file_tables
+from aggfs.engine import namespace as name_tables
+from aggfs.engine import publish, report
+from aggfs.engine.accounts import Account, Accounts, Ledger
+from aggfs.engine.fetch import Fetcher
+from aggfs.engine.files import Files
+from aggfs.engine.fill import Filler
+from aggfs.engine.flush import Flusher
+from aggfs.engine.headers import put_header
+from aggfs.engine.identity import Identity, write_private
+from aggfs.engine.namespace import Namespace
+from aggfs.engine.publish import Publisher, Writer
+from aggfs.engine.room import Bounds, Room
+from aggfs.engine.stripes import Policy, Stripes
+from aggfs.engine.volume import Parts, Volume
+from aggfs.errors import Damaged
+from aggfs.formats.fragment import Suite
+from aggfs.formats.header import VolumePolicy
+from aggfs.model import ROOT, AccountEntry, AccountId, Content, PutStripe, SetAttributes
+from aggfs.placement.plan import usable_free_bytes
+from aggfs.stores.metered import MeteredStore
+from aggfs.stores.registry import default_provider, open_store
+from aggfs.stores.retrying import RetryingStore
+from aggfs.sync.clock import HybridClock
+from aggfs.sync.holes import Ranges
+from aggfs.sync.order import ready
+
+HEADER_NAME = "header"
+LOCAL_ACCOUNT = bytes(8)
+TABLES = (
+    *account_tables.TABLES,
+    *block_tables.TABLES,
+    *file_tables.TABLES,
+    *name_tables.TABLES,
+    *publish.TABLES,
+    *tree_tables.TABLES,
+    outbox_table.TABLE,
+    sums.TABLE,
+)
+
+
+# --- a new volume ---------------------------------------------------------------------------------
+
+
+async def create_volume(config: Config, state_directory: str, *, secrets: Sequence[Secret]) -> None:
+    """Make a volume: its header on every account, and this device's state.
+
+    Raises `StoreError` when an account does not take it; nothing of this volume is left then.
+    """
+    state = Path(state_directory)
+    identity = Identity.new(config.device, os.urandom)
+    device_slot = identity.new_slot(os.urandom)
+    slots = [*(new_slot(secret, random_bytes=os.urandom) for secret in secrets), device_slot]
+    member = identity.member(config.device_name, device_slot)
+    used = config.classes[0]
+    policy = VolumePolicy(
+        k=used.k,
+        n=used.n,
+        per_provider=config.fragments_per_provider,
+        layout=used.layout,
+        suite=Suite.AES_256_GCM,
+        allow_complete_copy=config.allow_complete_copy,
+    )
+    opened = new_volume(config.volume, policy, slots, [member], random_bytes=os.urandom)
+    placed = await _put_headers(config.accounts, opened)
+    identity.save(state)
+    save_header(state, opened)
+    volume = open_volume(config, state_directory)
+    for account, (key, size) in placed.items():
+        volume.parts.accounts.ledger.put_object(account, key, size)
+    volume.namespace.add_control(member)
+    for one in config.accounts:
+        volume.namespace.add_control(account_entry(one))
+    root = SetAttributes(ROOT, None, os.getuid(), os.getgid(), None, None, time.time_ns())
+    volume.namespace.set_attributes(1, mode=0o755, uid=root.uid, gid=root.gid)
+    volume.parts.database.commit_now()
+    await volume.parts.database.close()
+
+
+async def _put_headers(
+    accounts: Sequence[AccountConfig], opened: OpenedHeader
+) -> dict[AccountId, tuple[str, int]]:
+    """A header on every account, or on none."""
+    placed: dict[AccountId, tuple[str, int]] = {}
+    stores = {account.id: open_store(account) for account in accounts}
+    try:
+        for account, store in stores.items():
+            placed[account] = await put_header(store, opened, account, os.urandom)
+    except BaseException:
+        with trio.CancelScope(shield=True), trio.move_on_after(30):
+            for account, (key, _) in placed.items():
+                await stores[account].delete(key)
+        raise
+    finally:
+        for store in stores.values():
+            await store.aclose()
+    return placed
+
+
+def account_entry(account: AccountConfig) -> AccountEntry:
+    """What other devices may know of an account."""
+    return AccountEntry(account.id, account.name, account.provider, account.quota_bytes, False)
+
+
+def save_header(state: Path, opened: OpenedHeader) -> None:
+    """Keep the header here as well: a mount needs no network."""
+    write_private(state / HEADER_NAME, seal_header(opened, LOCAL_ACCOUNT, random_bytes=os.urandom))
+
+
+def load_header(state: Path, identity: Identity) -> OpenedHeader:
+    """The header as this device last knew it. Raises `Damaged`, `WrongKey`."""
+    try:
+        data = (state / HEADER_NAME).read_bytes()
+    except OSError as error:
+        raise Damaged(f"{state / HEADER_NAME} cannot be read: {error.strerror}") from error
+    return open_header(data, identity.slot_secret)
+
+
+# --- an existing volume ---------------------------------------------------------------------------
+
+
+def open_volume(config: Config, state_directory: str) -> Volume:
+    """The volume, its local state open, nothing running yet. Needs no account to answer.
+
+    Raises `Busy` when another process has it open, `Damaged`, `BadConfig`, `WrongKey`.
+    """
+    state = Path(state_directory)
+    identity = Identity.load(state)
+    opened = load_header(state, identity)
+    keys = VolumeKeys(opened.keyring, suite=opened.policy.suite)
+    database = Database.open(str(state / "database"), tables=TABLES)
+    try:
+        return _Assembly(config, state, identity, opened, keys, database).volume()
+    except BaseException:
+        database.abandon()
+        raise
+
+
+class _Assembly:
+    """The parts, made in the order in which they need each other."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: Path,
+        identity: Identity,
+        opened: OpenedHeader,
+        keys: VolumeKeys,
+        database: Database,
+    ) -> None:
+        self.config = config
+        self.keys = keys
+        self.identity = identity
+        self.database = database
+        self.opened = opened
+        self.state = state
+        self.policy = Policy(config.classes[0], config.fragments_per_provider)
+        self.tree = LmdbTree(database)
+        self.outbox = Outbox(database)
+        self.blocks = Blocks(database)
+        self.staging = Staging(state / "staging")
+        self.sparse_files = SparseFiles(str(state / "files"), database, Ranges)
+        self.accounts = Accounts(map(open_account, config.accounts), Ledger(database))
+        self.clock = HybridClock(identity.device, self._last_clock())
+        self.namespace = Namespace(
+            database,
+            self.tree,
+            self.outbox,
+            self.clock,
+            wall_ns=time.time_ns,
+            random_bytes=os.urandom,
+            on_dropped=lambda row: self.files.forget(row),
+        )
+        self.fetcher = Fetcher(
+            keys,
+            self.accounts,
+            self.staging,
+            on_damage=lambda sid, index: None,
+            deadline_seconds=config.mount.read_deadline_seconds - 5,
+        )
+        self.files = self._files()
+        self.stripes = self._stripes()
+        self.publisher = self._publisher()
+
+    def _last_clock(self) -> int:
+        rows = self.outbox.rows()
+        published = publish.last_clock(self.database)
+        return max([published, *(row.stamp.clock for _, row in rows)])
+
+    def _files(self) -> Files:
+        filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
+        return Files(
+            self.database,
+            self.namespace,
+            self.blocks,
+            self.sparse_files,
+            filler,
+            cipher_of=self._cipher_of,
+            random_bytes=os.urandom,
+            clock_ns=time.time_ns,
+            room=Room(self._bounds, self._wait_for_progress),
+        )
+
+    def _cipher_of(self, inode: bytes) -> XtsUnit | None:
+        if not self.config.mount.cache_encryption:
+            return None
+        return XtsUnit(self.keys.local_key(b"cache" + inode))
+
+    def _bounds(self) -> Bounds:
+        used, states = self.policy.storage_class, self.accounts.states()
+        free = usable_free_bytes(states, n=used.n, k=used.k, q=self.policy.per_provider)
+        dirty = self.files.dirty_bytes
+        limit = self.config.mount.staging_limit_bytes
+        return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
+
+    async def _wait_for_progress(self) -> None:
+        self.files.press()
+        with trio.move_on_after(1.0):
+            await self.stripes.wait_change()
+
+    def _stripes(self) -> Stripes:
+        return Stripes(
+            self.keys,
+            self.accounts,
+            self.blocks,
+            self.staging,
+            self.database,
+            self.policy,
+            announce=lambda row: self._announce(PutStripe(row)),
+        )
+
+    def _announce(self, entry: PutStripe) -> None:
+        self.namespace.add_control(entry)
+        self.publisher.wake()
+
+    def _publisher(self) -> Publisher:
+        writer = Writer(
+            self.identity.device, self.clock, self.identity.sign, os.urandom, time.time_ns
+        )
+        return Publisher(
+            self.keys,
+            writer,
+            self.accounts,
+            self.database,
+            self.outbox,
+            self.staging,
+            self.policy.storage_class,
+            ready=lambda rows: ready(
+                rows, unflushed=self.files.may_get_content, stored=self._is_stored
+            ),
+            on_published=self.namespace.published,
+        )
+
+    def _is_stored(self, content: Content) -> bool:
+        return all(self.stripes.is_stored(sid) for sid in {e.sid for e in content.extents})
+
+    def volume(self) -> Volume:
+        """The volume; what a crash left half done is tidied up."""
+        self.stripes.discard_unknown(self.publisher.staged())
+        self.namespace.drop_orphans()
+        flusher = Flusher(
+            self.keys,
+            self.identity.device,
+            self.files,
+            self.stripes,
+            self.staging,
+            compression=self.policy.storage_class.compression,
+            staging_limit_bytes=self.config.mount.staging_limit_bytes,
+        )
+        parts = Parts(
+            name=self.config.name,
+            keys=self.keys,
+            wall_ns=time.time_ns,
+            database=self.database,
+            outbox=self.outbox,
+            blocks=self.blocks,
+            staging=self.staging,
+            sparse_files=self.sparse_files,
+            accounts=self.accounts,
+            policy=self.policy,
+            namespace=self.namespace,
+            fetcher=self.fetcher,
+            files=self.files,
+            stripes=self.stripes,
+            flusher=flusher,
+            publisher=self.publisher,
+            allow_complete_copy=self.opened.policy.allow_complete_copy,
+        )
+        return Volume(parts, VERBS)
+
+
+def open_account(config: AccountConfig) -> Account:
+    """An account at run time: its store within the wrappers."""
+    metered = MeteredStore(open_store(config))
+    return Account(
+        id=config.id,
+        name=config.name,
+        driver=config.driver,
+        provider=config.provider,
+        quota_bytes=config.quota_bytes,
+        store=RetryingStore(metered, random=random.random),
+        meter=metered.figures,
+        pool=default_provider(config) if config.driver == "directory" else "",
+    )
+
+
+VERBS = {
+    "status": report.status,
+    "where": report.where,
+    "why": report.why,
+    "holes": report.holes,
+    "evict": report.evict,
+}

@@ -1,0 +1,274 @@
+"""Sending out: dirty files are frozen, sealed into stripes, and become entries.
+
+Theory of operation. A round takes some dirty files and freezes each at one instant. Their dirty
+blocks, one file after the other, are cut into stripes (small files share one). For each stripe a
+worker reads the frozen blocks, draws the stripe's id, seals, and stages: from then on only those
+bytes exist under that id. When all blocks of a file are staged, its new version is captured as a
+Content entry in the outbox, together with the content map, in one transaction; the dirty marks
+go, unless bytes were written meanwhile. The entry is published when its stripes have reached
+their write quorum. Nothing here waits for an account, except for room in staging.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from aggfs.cache.staging import Staging
+from aggfs.coding import codec
+from aggfs.coding.keys import VolumeKeys
+from aggfs.engine.files import Files, FrozenFile
+from aggfs.engine.pool import Pool
+from aggfs.engine.stripes import Stripes
+from aggfs.errors import AggfsError, NoSpace
+from aggfs.formats.fragment import Kind
+from aggfs.formats.record import Buffer
+from aggfs.formats.table import ROWS_LIMIT_BYTES, TableRow, encode_rows, row_bytes
+from aggfs.model import BLOCK_BYTES, INLINE_BYTES, STRIPE_BYTES, DeviceId, Extent, Sid
+
+STRIPE_PIECES = 4096
+SEALERS = 2
+QUIET_SECONDS = 5.0
+CLOSED_SECONDS = 1.0
+AGE_SECONDS = 60.0
+SLOT_SECONDS = 5.0
+SCRATCHES = 6
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Work:
+    """One frozen file on its way: which of its blocks are already staged, and where."""
+
+    file: FrozenFile
+    staged: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is staged."""
+        return len(self.staged) == len(self.file.blocks)
+
+    def extents(self) -> tuple[Extent, ...]:
+        """The staged blocks as runs."""
+        runs: list[Extent] = []
+        for block in sorted(self.staged):
+            sid, index = self.staged[block]
+            last = runs[-1] if runs else None
+            if last and _continues(last, block, sid, index):
+                runs[-1] = Extent(last.block, sid, last.index, last.count + 1)
+            else:
+                runs.append(Extent(block, sid, index, 1))
+        return tuple(runs)
+
+
+def _continues(run: Extent, block: int, sid: bytes, index: int) -> bool:
+    return (run.sid, run.block + run.count, run.index + run.count) == (sid, block, index)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One block of one frozen file, `size_bytes` long."""
+
+    work: Work
+    block: int
+    size_bytes: int
+
+
+def cut_into_stripes(works: Iterable[Work]) -> Iterator[list[Piece]]:
+    """The dirty blocks of all files, in order, in groups of at most a stripe."""
+    group: list[Piece] = []
+    room, rows_room = STRIPE_BYTES, ROWS_LIMIT_BYTES
+    for work in works:
+        for block in work.file.blocks:
+            size = min(BLOCK_BYTES, work.file.size - block * BLOCK_BYTES)
+            row = row_bytes(_table_row(work, block))
+            if group and (size > room or row > rows_room or len(group) == STRIPE_PIECES):
+                yield group
+                group, room, rows_room = [], STRIPE_BYTES, ROWS_LIMIT_BYTES
+            group.append(Piece(work, block, size))
+            room, rows_room = room - size, rows_room - row
+    if group:
+        yield group
+
+
+def _table_row(work: Work, block: int, count: int = 1) -> TableRow:
+    file = work.file
+    return TableRow(file.inode, file.version, file.parent, file.name, file.size, block, count)
+
+
+def _table(pieces: Sequence[Piece]) -> bytes:
+    """The table's rows: runs of blocks of one file together."""
+    rows: list[TableRow] = []
+    for piece in pieces:
+        last = rows[-1] if rows else None
+        if (
+            last
+            and last.version == piece.work.file.version
+            and last.block + last.count == piece.block
+        ):
+            rows[-1] = _table_row(piece.work, last.block, last.count + 1)
+        else:
+            rows.append(_table_row(piece.work, piece.block))
+    return encode_rows(rows)
+
+
+def _read(pieces: Sequence[Piece]) -> list[Buffer]:
+    """In a worker: the frozen bytes of the pieces, run by run."""
+    blocks: list[Buffer] = []
+    start = 0
+    for end in range(1, len(pieces) + 1):
+        first, last = pieces[start], pieces[end - 1]
+        follows = end < len(pieces) and pieces[end].work is last.work
+        if not (follows and pieces[end].block == last.block + 1):
+            blocks += first.work.file.read_blocks(first.block, end - start)
+            start = end
+    return blocks
+
+
+class Flusher:
+    """Brings dirty files into stripes and their versions into the outbox."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        device: DeviceId,
+        files: Files,
+        stripes: Stripes,
+        staging: Staging,
+        *,
+        compression: str | None,
+        staging_limit_bytes: int,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._keys = keys
+        self._device = device
+        self._files = files
+        self._stripes = stripes
+        self._staging = staging
+        self._compression = compression
+        self._staging_limit_bytes = staging_limit_bytes
+        self._random_bytes = random_bytes
+        self._workers = trio.CapacityLimiter(SEALERS)
+        self._scratches = Pool(codec.Scratch, count=SCRATCHES)
+        self._rounds = trio.Lock()
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Flush what is due, for ever. Uploads go on in `nursery`."""
+        while True:
+            due = self._files.due(
+                quiet_seconds=QUIET_SECONDS, closed_seconds=CLOSED_SECONDS, age_seconds=AGE_SECONDS
+            )
+            if due:
+                await self.flush(due, nursery)
+            await self._files.wait_for_work(CLOSED_SECONDS)
+
+    async def flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> None:
+        """Bring the present content of these files into staging and the outbox.
+
+        Uploads are started in `nursery` and not waited for. A file that fails keeps its dirty
+        marks and its error. Raises `LocalDiskFailed`. May be cancelled: what was not captured
+        stays dirty.
+        """
+        async with self._rounds:
+            works = []
+            try:
+                for number in numbers:
+                    frozen = await self._freeze(number)
+                    if frozen is not None:
+                        works.append(Work(frozen))
+                await self._seal_all(works, nursery)
+            finally:
+                for work in works:
+                    if not work.file.captured:
+                        self._files.thaw(work.file)
+
+    async def _freeze(self, number: int) -> FrozenFile | None:
+        try:
+            return await self._files.freeze(number)
+        except AggfsError as error:
+            logger.warning("a file cannot be sent out now: %s", error)
+            self._files.failed(number, error)
+            return None
+
+    async def _seal_all(self, works: Sequence[Work], nursery: trio.Nursery) -> None:
+        bulky = []
+        for work in works:
+            if work.file.size <= INLINE_BYTES:
+                await self._capture_inline(work)
+            elif work.complete:
+                self._files.capture(work.file, ())
+            else:
+                bulky.append(work)
+        async with trio.open_nursery() as sealing:
+            for pieces in cut_into_stripes(bulky):
+                await self._wait_for_staging()
+                scratch = await self._scratches.take()
+                sealing.start_soon(self._seal_and_send, tuple(pieces), scratch, nursery)
+
+    async def _capture_inline(self, work: Work) -> None:
+        data = await self._files.read_frozen(work.file)
+        self._files.capture(work.file, (), inline=data)
+
+    async def _wait_for_staging(self) -> None:
+        """Back-pressure: accounts that are slow or away fill staging, then sealing waits."""
+        while self._staging.size_bytes > self._staging_limit_bytes:
+            await self._stripes.wait_change()
+
+    async def _seal_and_send(
+        self, pieces: Sequence[Piece], scratch: codec.Scratch, nursery: trio.Nursery
+    ) -> None:
+        lent = False
+        try:
+            sealed = await trio.to_thread.run_sync(
+                self._seal, pieces, scratch, limiter=self._workers
+            )
+            self._take_over(pieces, sealed)
+            if await self._stripes.wait_for_slot(SLOT_SECONDS):
+                nursery.start_soon(self._send, sealed, scratch)
+                lent = True
+        except (OSError, AggfsError) as error:
+            self._tell(pieces, error)
+        finally:
+            if not lent:
+                self._scratches.give_back(scratch)
+
+    def _tell(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """A stripe could not be staged: its files stay dirty, and their programs are told."""
+        logger.error("a stripe could not be staged: %s", error)
+        known = error if isinstance(error, AggfsError) else NoSpace(f"the local disk: {error}")
+        for piece in pieces:
+            self._files.failed(piece.work.file.file.number, known)
+
+    def _seal(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
+        """In a worker: read, seal, stage. The stripe's id is drawn here and nowhere else; any
+        failure before the staging file is durable discards it with the bytes."""
+        sid = Sid(self._device + self._random_bytes(16))
+        sealed = codec.seal_stripe(
+            self._keys,
+            sid=sid,
+            kind=Kind.DATA,
+            blocks=_read(pieces),
+            table=_table(pieces),
+            compress=self._compression,
+            scratch=scratch,
+        )
+        self._staging.put(sid, codec.stage_bytes(sealed))
+        return sealed
+
+    def _take_over(self, pieces: Sequence[Piece], sealed: codec.SealedStripe) -> None:
+        """Rows for a staged stripe, and for every file that is complete with it; one
+        transaction, no await."""
+        self._stripes.admit(sealed)
+        for index, piece in enumerate(pieces):
+            piece.work.staged[piece.block] = (sealed.sid, index)
+        for work in {id(piece.work): piece.work for piece in pieces}.values():
+            if work.complete:
+                self._files.capture(work.file, work.extents())
+
+    async def _send(self, sealed: codec.SealedStripe, scratch: codec.Scratch) -> None:
+        try:
+            await self._stripes.send(sealed.sid, sealed)
+        finally:
+            self._scratches.give_back(scratch)

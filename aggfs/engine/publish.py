@@ -1,0 +1,360 @@
+"""Publishing: outbox rows become journal segments, and heads that name them.
+
+Theory of operation. One round at a time: the rows that may go (`sync.order.ready`) are cut into
+one segment per chain and signed; in ONE transaction, with no await before it, the rows leave the
+outbox and the records become pending under their sequence (an unlink meanwhile must either find
+its file's rows in the outbox, or follow them). Then a record is sealed and staged, once: the same
+bytes are put until they are in place, whatever crashes. Control comes before namespace, both
+before the head: who reads a head finds everything it names. A segment counts when its write
+quorum is in place; the head when more accounts have it than may vanish.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from aggfs.cache.database import Database
+from aggfs.cache.outbox import Outbox
+from aggfs.cache.staging import Staging
+from aggfs.coding import codec
+from aggfs.coding.keys import VolumeKeys
+from aggfs.coding.records import seal_record
+from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.upload import Parcel, put_all
+from aggfs.errors import Damaged, Unreachable
+from aggfs.formats import journal
+from aggfs.formats.fragment import Kind
+from aggfs.formats.journal import CONTROL, NAMESPACE, NO_HASH, Head, Segment, Tip
+from aggfs.formats.record import Buffer
+from aggfs.model import ControlEntry, DeviceId, Entry, Layout, OutboxRow, Sid
+from aggfs.placement.policy import StorageClass
+from aggfs.sync.clock import HybridClock
+
+TABLES = ("journal",)
+ROUND_SECONDS = 1.0
+RETRY_LIMIT_SECONDS = 30.0
+SEGMENT_BYTES = 1024 * 1024
+SEGMENT_ENTRIES = 4096
+logger = logging.getLogger(__name__)
+
+_encode = msgspec.msgpack.encode
+
+
+class JournalState(msgspec.Struct, frozen=True, array_like=True):
+    """Row b"state": what this device has staged so far, and how far the accounts know."""
+
+    count: int = 0
+    control: Tip = Tip(0, NO_HASH)
+    namespace: Tip = Tip(0, NO_HASH)
+    checkpoint: int = 0
+    checkpoint_parts: int = 0
+    published: tuple[int, int] = (0, 0)
+    published_at_ns: int = 0
+
+
+class Pending(msgspec.Struct, frozen=True, array_like=True):
+    """Row b"p" + chain u8 + sequence u64: a segment that is not yet in all its accounts.
+
+    Until it is staged under `sid`, its signed record lies in row b"r" + chain u8 + sequence u64.
+    """
+
+    chain: int
+    sequence: int
+    sid: bytes = b""
+    confirmed: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who publishes: the device, its clock, its signature, its source of randomness."""
+
+    device: DeviceId
+    clock: HybridClock
+    sign: Callable[[bytes], bytes]
+    random_bytes: Callable[[int], bytes]
+    wall_ns: Callable[[], int]
+
+
+def last_clock(database: Database) -> int:
+    """The highest clock reading that this device has ever published, or 0."""
+    value = database.table("journal").get(b"clock")
+    return int.from_bytes(value) if value else 0
+
+
+class Publisher:
+    """This device's journal."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        writer: Writer,
+        accounts: Accounts,
+        database: Database,
+        outbox: Outbox,
+        staging: Staging,
+        storage_class: StorageClass,
+        *,
+        ready: Callable[[Sequence[tuple[int, OutboxRow]]], list[tuple[int, OutboxRow]]],
+        on_published: Callable[[Entry], None],
+    ) -> None:
+        """`ready` picks the rows that may be published now, in order; `on_published` is told,
+        on the loop, of each entry that leaves the outbox."""
+        self._keys = keys
+        self._writer = writer
+        self._accounts = accounts
+        self._database = database
+        self._outbox = outbox
+        self._staging = staging
+        self._class = storage_class
+        self._ready = ready
+        self._on_published = on_published
+        self._table = database.table("journal")
+        self._lock = trio.Lock()
+        self._wake = trio.Event()
+        self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
+
+    # --- state --------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> JournalState:
+        """What this device has published."""
+        value = self._table.get(b"state")
+        return msgspec.msgpack.decode(value, type=JournalState) if value else JournalState()
+
+    def _put_state(self, state: JournalState) -> None:
+        self._table.put(b"state", _encode(state))
+
+    def adopt(self, state: JournalState) -> None:
+        """Begin where a recovered journal of this device ended."""
+        self._put_state(state)
+
+    def staged(self) -> list[bytes]:
+        """What the journal has in staging."""
+        return [one.sid for one in self.pending() if one.sid]
+
+    def pending(self) -> list[Pending]:
+        """Segments that are not in all their accounts, control first, in order."""
+        rows = self._table.scan(b"p")
+        return [msgspec.msgpack.decode(value, type=Pending) for _, value in rows]
+
+    @staticmethod
+    def _key(pending: Pending, kind: bytes = b"p") -> bytes:
+        return kind + bytes((pending.chain,)) + pending.sequence.to_bytes(8)
+
+    def wake(self) -> None:
+        """There may be something to publish."""
+        self._wake.set()
+
+    # --- rounds -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publish what may be published, about once a second while there is something."""
+        pause = ROUND_SECONDS
+        while True:
+            with trio.move_on_after(pause):
+                await self._wake.wait()
+                await trio.sleep(ROUND_SECONDS)
+            self._wake = trio.Event()
+            try:
+                await self.publish()
+                pause = ROUND_SECONDS if self.pending() else RETRY_LIMIT_SECONDS
+            except Unreachable as error:
+                pause = min(pause * 2, RETRY_LIMIT_SECONDS)
+                logger.info("publishing is delayed: %s", error)
+
+    async def publish(self) -> None:
+        """Publish everything that may be published now.
+
+        Raises `Unreachable` when too few accounts took it; all of it stays pending then.
+        """
+        async with self._lock:
+            await self._put_pending()
+            while self._cut_segments():
+                await self._put_pending()
+            await self._put_heads()
+
+    def _cut_segments(self) -> bool:
+        """Make the next segment of each chain pending; whether there were any. No await."""
+        chains: dict[int, list[tuple[int, OutboxRow]]] = {CONTROL: [], NAMESPACE: []}
+        for number, row in self._ready(self._outbox.rows()):
+            chain = CONTROL if isinstance(row.entry, ControlEntry) else NAMESPACE
+            chains[chain].append((number, row))
+        for chain, rows in chains.items():
+            if rows:
+                self._cut(chain, _fitting(rows))
+        return any(chains.values())
+
+    def _cut(self, chain: int, rows: Sequence[tuple[int, OutboxRow]]) -> None:
+        state = self.state
+        tip = state.control if chain == CONTROL else state.namespace
+        segment = Segment(
+            self._writer.device,
+            chain,
+            tip.sequence + 1,
+            tip.hash,
+            tuple((row.stamp.clock, row.entry) for _, row in rows),
+        )
+        record = journal.encode_segment(segment, self._keys.volume, self._writer.sign)
+        tip = Tip(segment.sequence, journal.record_hash(record))
+        if chain == CONTROL:
+            self._put_state(msgspec.structs.replace(state, control=tip))
+        else:
+            self._put_state(msgspec.structs.replace(state, namespace=tip))
+        self._table.put(b"clock", self._writer.clock.last.to_bytes(8))
+        pending = Pending(chain, segment.sequence)
+        self._table.put(self._key(pending), _encode(pending))
+        self._table.put(self._key(pending, b"r"), record)
+        for number, row in rows:
+            self._outbox.drop(number)
+            self._on_published(row.entry)
+
+    # --- putting ------------------------------------------------------------------------------
+
+    async def _put_pending(self) -> None:
+        pending = self.pending()
+        if not pending:
+            return
+        await self._database.durable()
+        for one in pending:
+            await self._put_segment(one)
+
+    async def _put_segment(self, pending: Pending) -> None:
+        """Bring the missing fragments of a segment into accounts; at least its quorum."""
+        if not pending.sid:
+            pending = await self._seal(pending)
+        pieces = await trio.to_thread.run_sync(self._encode_segment, pending.sid)
+        n, k = self._class.n, self._class.k
+        homes = self._homes(pending, n)
+        confirmed = set(pending.confirmed)
+        parcels = []
+        for index, account in homes.items():
+            if account.id in confirmed:
+                continue
+            name = self._keys.segment_name(
+                self._keys.epoch,
+                self._writer.device,
+                pending.chain,
+                pending.sequence,
+                account.id,
+            )
+            parcel = Parcel(index, account, name, pieces[index])
+            self._accounts.ledger.put_object(account.id, name, parcel.size_bytes)
+            parcels.append(parcel)
+        await self._database.durable()
+        await put_all(parcels, lambda parcel: confirmed.add(parcel.account.id))
+        pending = msgspec.structs.replace(pending, confirmed=tuple(sorted(confirmed)))
+        if len(confirmed) >= min(n, len(homes)):
+            self._table.delete(self._key(pending))
+            sid = pending.sid
+            self._database.after_commit(lambda: self._staging.release(sid))
+        else:
+            self._table.put(self._key(pending), _encode(pending))
+        if len(confirmed) < k:
+            raise Unreachable(f"{len(confirmed)} of {k} accounts took a journal segment")
+
+    async def _seal(self, pending: Pending) -> Pending:
+        """Seal and stage a record under a fresh sid, which is committed before any put."""
+        record = self._table.get(self._key(pending, b"r"))
+        if record is None:
+            raise Damaged("a journal record that is to be published is gone")
+        sid = await trio.to_thread.run_sync(self._seal_in_worker, record)
+        pending = msgspec.structs.replace(pending, sid=sid)
+        self._table.put(self._key(pending), _encode(pending))
+        self._table.delete(self._key(pending, b"r"))
+        await self._database.durable()
+        return pending
+
+    def _seal_in_worker(self, record: bytes) -> Sid:
+        sid = Sid(self._writer.device + self._writer.random_bytes(16))
+        sealed = seal_record(self._keys, sid=sid, kind=Kind.SEGMENT, record=record)
+        self._staging.put(sid, codec.stage_bytes(sealed))
+        return sid
+
+    def _encode_segment(self, sid: bytes) -> Mapping[int, list[Buffer]]:
+        sealed = codec.load_staged(self._staging.read(sid))
+        return codec.encode_fragments(
+            self._keys,
+            sealed,
+            k=self._class.k,
+            n=self._class.n,
+            layout=Layout(self._class.layout),
+        )
+
+    def _homes(self, pending: Pending, n: int) -> dict[int, Account]:
+        """Which account takes which fragment: all accounts of different providers in a fixed
+        order, turned by the sequence, so that parity rotates and a retry chooses the same."""
+        providers: dict[str, Account] = {}
+        for account in sorted(self._accounts, key=lambda one: one.id):
+            providers.setdefault(account.provider, account)
+        homes = list(providers.values())
+        turn = pending.sequence % len(homes)
+        homes = homes[turn:] + homes[:turn]
+        return dict(enumerate(homes[:n]))
+
+    async def _put_heads(self) -> None:
+        """Tell every account that does not know it where the journal ends."""
+        state = self.state
+        ends = (state.control.sequence, state.namespace.sequence)
+        if ends != state.published:
+            state = msgspec.structs.replace(state, count=state.count + 1)
+            self._put_state(state)
+        behind = [one for one in self._accounts if self._heads.get(one.id) != state.count]
+        if not behind or state.count == 0:
+            return
+        await self._database.durable()
+        pieces = await trio.to_thread.run_sync(self._seal_head, state)
+        parcels = []
+        for account in behind:
+            name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
+            parcel = Parcel(0, account, name, pieces)
+            self._accounts.ledger.put_object(account.id, name, parcel.size_bytes)
+            parcels.append(parcel)
+        await self._database.durable()
+
+        def stored(parcel: Parcel) -> None:
+            self._heads[parcel.account.id] = state.count
+
+        await put_all(parcels, stored)
+        have = sum(self._heads.get(account.id) == state.count for account in self._accounts)
+        needed = min(len(self._accounts), self._class.n - self._class.k + 1)
+        if have < needed:
+            raise Unreachable(f"{have} of {needed} accounts took the journal's head")
+        self._put_state(
+            msgspec.structs.replace(
+                self.state, published=ends, published_at_ns=self._writer.wall_ns()
+            )
+        )
+
+    def _seal_head(self, state: JournalState) -> list[Buffer]:
+        head = Head(
+            self._writer.device,
+            state.count,
+            state.control,
+            state.namespace,
+            self._floor(),
+            state.checkpoint,
+            state.checkpoint_parts,
+        )
+        record = journal.encode_head(head, self._keys.volume, self._writer.sign)
+        sid = Sid(self._writer.device + self._writer.random_bytes(16))
+        sealed = seal_record(self._keys, sid=sid, kind=Kind.HEAD, record=record)
+        fragments = codec.encode_fragments(self._keys, sealed, k=1, n=1, layout=Layout.CONTIGUOUS)
+        return fragments[0]
+
+    def _floor(self) -> int:
+        """No stamp below this will ever be published by this device."""
+        waiting = [row.stamp.clock for _, row in self._outbox.rows()]
+        return min([self._writer.clock.last + 1, *waiting])
+
+
+def _fitting(rows: Sequence[tuple[int, OutboxRow]]) -> Sequence[tuple[int, OutboxRow]]:
+    """As many of the first rows as fit a segment; at least one."""
+    size = 0
+    for count, (_, row) in enumerate(rows):
+        size += len(_encode(row.entry))
+        if count and (size > SEGMENT_BYTES or count == SEGMENT_ENTRIES):
+            return rows[:count]
+    return rows

@@ -1,0 +1,254 @@
+"""What commands ask a running volume: status, where, why, holes, evict."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+
+from aggfs.cache.blocks import StripeState
+from aggfs.engine.volume import Volume
+from aggfs.errors import IsADirectory
+from aggfs.model import BLOCK_BYTES, Extent, InodeRow
+from aggfs.placement.plan import unfillable
+from aggfs.sync.clock import milliseconds
+
+Answer = dict[str, object]
+Arguments = Mapping[str, object]
+STRIPES_AT_ONCE = 1000
+
+
+def _stripes(volume: Volume) -> "list[StripeState]":
+    found: list[StripeState] = []
+    after: bytes | None = None
+    while page := volume.parts.blocks.stripes(after, limit=STRIPES_AT_ONCE):
+        found += page
+        after = page[-1].row.sid
+    return found
+
+
+async def status(volume: Volume, arguments: Arguments) -> Answer:
+    """Accounts, levels, health, and what is not in the accounts yet."""
+    del arguments
+    parts = volume.parts
+    total, free, files = volume.statfs()
+    used_class, policy = parts.policy.storage_class, parts.policy
+    state = parts.publisher.state
+    now_ms = parts.wall_ns() // 1_000_000
+    first = parts.outbox.first()
+    counts = _stripe_counts(volume)
+    return {
+        "pid": os.getpid(),
+        "name": parts.name,
+        "read_only": parts.database.failure is not None,
+        "k": used_class.k,
+        "n": used_class.n,
+        "fragments_per_provider": policy.per_provider,
+        "total_bytes": total,
+        "free_bytes": free,
+        "used_bytes": max(0, total - free),
+        "files": files,
+        "stored_bytes": sum(parts.accounts.ledger.used_bytes(one.id) for one in parts.accounts),
+        "stripes": counts,
+        "under_replicated": counts["staged"] + counts["stored"],
+        "staged_bytes": parts.staging.size_bytes,
+        "dirty_bytes": volume.files.dirty_bytes,
+        "outbox_entries": len(parts.outbox),
+        "outbox_age_seconds": _age(now_ms, milliseconds(first[1].stamp.clock)) if first else None,
+        "segments_pending": len(parts.publisher.pending()),
+        "segment_age_seconds": _age(now_ms, state.published_at_ns // 1_000_000)
+        if state.published_at_ns
+        else None,
+        "accounts": _accounts(volume),
+        "warnings": _warnings(volume),
+    }
+
+
+def _age(now_ms: int, then_ms: int) -> float:
+    return max(0, now_ms - then_ms) / 1000
+
+
+def _stripe_counts(volume: Volume) -> dict[str, int]:
+    """Stripes by how far they are. Only those that are not full are looked at."""
+    blocks, stripes = volume.parts.blocks, volume.parts.stripes
+    unfinished = blocks.unfinished()
+    stored = sum(stripes.is_stored(sid) for sid in unfinished)
+    return {
+        "full": blocks.stripe_count - len(unfinished),
+        "stored": stored,
+        "staged": len(unfinished) - stored,
+    }
+
+
+def _accounts(volume: Volume) -> list[Answer]:
+    states = {state.account: state for state in volume.parts.accounts.states()}
+    return [
+        {
+            "id": account.id.hex(),
+            "name": account.name,
+            "provider": account.provider,
+            "driver": account.driver,
+            "place": account.store.place,
+            "used_bytes": states[account.id].used_bytes,
+            "capacity_bytes": states[account.id].capacity_bytes,
+            "level": states[account.id].level_with(0),
+            "healthy": account.healthy,
+            "error": account.last_error,
+            "full": account.full,
+            "requests": account.requests(),
+        }
+        for account in volume.parts.accounts
+    ]
+
+
+def _warnings(volume: Volume) -> list[str]:
+    parts = volume.parts
+    used = parts.policy.storage_class
+    states = parts.accounts.states()
+    found = []
+    if parts.allow_complete_copy:
+        found.append("a provider may hold a complete copy: --allow-complete-copy was given")
+    pools: dict[str, list[str]] = {}
+    for state in states:
+        if state.pool:
+            pools.setdefault(state.pool, []).append(state.name)
+    found += [
+        f"{', '.join(names)} share one disk: they fail together, whatever their providers say"
+        for names in pools.values()
+        if len(names) > 1
+    ]
+    found += [
+        f"account {state.name} cannot be filled: it is more than its share of the whole"
+        for state in unfillable(states, n=used.n, k=used.k, q=parts.policy.per_provider)
+        if not state.pool
+    ]
+    if parts.database.failure is not None:
+        found.append(f"read-only: {parts.database.failure}")
+    return found
+
+
+async def where(volume: Volume, arguments: Arguments) -> Answer:
+    """Block, version, stripe, fragment, account of a file."""
+    row = volume.row_at(arguments)
+    extents = volume.parts.blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
+    return {
+        "path": str(arguments.get("path")),
+        "size": row.size,
+        "version": row.heads[0].hex() if row.heads else "",
+        "state": volume.state_of(row),
+        "blocks": [_run(volume, extent) for extent in extents],
+    }
+
+
+def _run(volume: Volume, extent: Extent) -> Answer:
+    state = volume.parts.blocks.stripe(extent.sid)
+    fragments = [] if state is None else [_fragment(volume, state, i) for i in _indices(state)]
+    if state is None:
+        word = "lost"
+    elif state.full:
+        word = "full"
+    else:
+        word = "stored" if volume.parts.stripes.is_stored(extent.sid) else "staged"
+    return {
+        "block": extent.block,
+        "count": extent.count,
+        "sid": extent.sid.hex(),
+        "index": extent.index,
+        "state": word,
+        "fragments": fragments,
+    }
+
+
+def _indices(state: StripeState) -> range:
+    return range(len(state.row.places))
+
+
+def _fragment(volume: Volume, state: StripeState, index: int) -> Answer:
+    row, place = state.row, state.row.places[index]
+    account = volume.parts.accounts.get(place)
+    key = volume.parts.keys.fragment_name(row.epoch, row.sid, index, place) if place else ""
+    there = bool(state.confirmed >> index & 1)
+    return {
+        "index": index,
+        "account": account.name if account and there else "",
+        "key": key if there else "",
+    }
+
+
+async def why(volume: Volume, arguments: Arguments) -> Answer:
+    """Which providers may fail before a file, or anything, is lost."""
+    if "path" in arguments:
+        row = volume.row_at(arguments)
+        known = [volume.parts.blocks.stripe(sid) for sid in volume.sids_of(row)]
+        states = [state for state in known if state is not None]
+    else:
+        states = _stripes(volume)
+    held = [_by_provider(volume, state) for state in states]
+    spare = [sum(by.values()) - state.row.k for by, state in zip(held, states, strict=True)]
+    providers = sorted({account.provider for account in volume.parts.accounts})
+    return {
+        "stripes": len(states),
+        "at_risk": sum(one == 0 for one in spare),
+        "lost": sum(one < 0 for one in spare),
+        "any": min(
+            (_any_may_fail(by, one) for by, one in zip(held, spare, strict=True)), default=0
+        ),
+        "providers": [
+            {
+                "provider": provider,
+                "stripes": sum(by[provider] > 0 for by in held),
+                "may_fail": all(by[provider] <= one for by, one in zip(held, spare, strict=True)),
+            }
+            for provider in providers
+        ],
+    }
+
+
+def _by_provider(volume: Volume, state: StripeState) -> Counter[str]:
+    """How many good fragments of a stripe each provider has."""
+    found: Counter[str] = Counter()
+    for index in _indices(state):
+        account = volume.parts.accounts.get(state.row.places[index])
+        if account is not None and state.confirmed >> index & 1:
+            found[account.provider] += 1
+    return found
+
+
+def _any_may_fail(by: Counter[str], spare: int) -> int:
+    """How many providers, the fullest ones, may fail with `spare` fragments to lose."""
+    count = 0
+    for _, fragments in by.most_common():
+        spare -= fragments
+        if spare < 0:
+            break
+        count += 1
+    return count
+
+
+async def holes(volume: Volume, arguments: Arguments) -> Answer:
+    """What of a file is not here, what is nowhere, and what is a local edit."""
+    row = volume.row_at(arguments)
+    _assert_file(row)
+    found, gaps = volume.files.holes(row.number)
+    return {
+        "size": row.size,
+        "holes": found,
+        "gaps": gaps,
+        "dirty": volume.files.dirty_ranges(row.number),
+    }
+
+
+def _assert_file(row: InodeRow) -> None:
+    if row.mode & 0o170000 != 0o100000:
+        raise IsADirectory("only regular files have holes")
+
+
+async def evict(volume: Volume, arguments: Arguments) -> Answer:
+    """Drop clean bytes of a file, or of all, that the accounts have."""
+    if "path" in arguments:
+        numbers = list(volume.namespace.numbers_under(volume.row_at(arguments).number))
+    else:
+        numbers = list(volume.files.cached())
+    evicted = kept = 0
+    for number in numbers:
+        gone, stays = await volume.files.evict(number, volume.parts.stripes.is_stored)
+        evicted, kept = evicted + gone, kept + stays
+    return {"evicted_bytes": evicted, "kept_bytes": kept}

@@ -1,0 +1,351 @@
+"""The life of a stripe on this device: staged, coded, put, stored, full.
+
+`admit` takes a sealed and staged stripe, commits where its fragments are to go *before* any put
+is begun, and sends them off. A fragment that did not arrive is tried again, elsewhere if a
+provider that holds nothing of the stripe has room, until all n are in place; only then is the
+staging file given back. After a restart `run` goes on where the rows say.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from aggfs.cache.blocks import Blocks, StripeState
+from aggfs.cache.database import Database
+from aggfs.cache.staging import Staging
+from aggfs.coding import codec
+from aggfs.coding.keys import VolumeKeys
+from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.upload import Parcel, put_all
+from aggfs.errors import AggfsError, NoSpace, NotFound, StoreError, Unreachable
+from aggfs.formats.record import Buffer
+from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
+from aggfs.placement.plan import plan_fragments, plan_missing
+from aggfs.placement.policy import StorageClass
+
+RETRY_SECONDS = 1.0
+RETRY_LIMIT_SECONDS = 30.0
+JOBS = 3
+ROUND = 64
+PATIENCE_SECONDS = 5.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How this volume spreads fragments: the class of new stripes, and how many fragments of
+    one stripe a provider may hold."""
+
+    storage_class: StorageClass
+    per_provider: int
+
+
+class Stripes:
+    """All stripes that this device has sealed and that are not yet full."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        accounts: Accounts,
+        blocks: Blocks,
+        staging: Staging,
+        database: Database,
+        policy: Policy,
+        *,
+        announce: Callable[[StripeRow], None],
+    ) -> None:
+        """`announce` is told, on the loop, when a stripe reaches its write quorum, and when the
+        row of a stored stripe changes after that."""
+        self._keys = keys
+        self._accounts = accounts
+        self._blocks = blocks
+        self._staging = staging
+        self._database = database
+        self._policy = policy
+        self._announce = announce
+        self._jobs = trio.CapacityLimiter(JOBS)
+        self._workers = trio.CapacityLimiter(2)
+        self._busy: set[bytes] = set()
+        self._changed = trio.Event()
+
+    # --- what others ask ----------------------------------------------------------------------
+
+    def is_stored(self, sid: bytes) -> bool:
+        """Whether an entry may name this stripe: its write quorum was reached."""
+        state = self._blocks.stripe(sid)
+        return state is not None and state.announced
+
+    def _reached_quorum(self, state: StripeState) -> bool:
+        """k + 1 of n; k while the accounts of the rest are down."""
+        k, n = state.row.k, len(state.row.places)
+        count = state.confirmed_count
+        if count >= min(n, k + 1):
+            return True
+        return count >= k and not any(
+            self._answers(place)
+            for index, place in enumerate(state.row.places)
+            if not state.confirmed >> index & 1
+        )
+
+    def _answers(self, place: bytes) -> bool:
+        account = self._accounts.get(place)
+        return account is not None and account.healthy
+
+    def discard_unknown(self, others: Iterable[bytes]) -> None:
+        """At a start: what was staged and never got a row is no stripe, and its id is dropped.
+        `others` are names in staging that are not ours."""
+        known = set(others)
+        for name in self._staging.names():
+            if name not in known and self._blocks.stripe(name) is None:
+                self._staging.release(name)
+
+    @property
+    def unfinished_count(self) -> int:
+        """How many stripes are not full."""
+        return len(self._blocks.unfinished())
+
+    async def wait_settled(self) -> None:
+        """Return when no put is under way. The caller sets the deadline."""
+        while self._busy:
+            await self._changed.wait()
+
+    async def wait_change(self) -> None:
+        """Return when a send has ended. The caller sets the deadline."""
+        await self._changed.wait()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- a new stripe -------------------------------------------------------------------------
+
+    def admit(self, sealed: codec.SealedStripe) -> None:
+        """Take over a stripe that is staged: rows and ledger, no await.
+
+        Where nothing can be placed now (accounts away, or full), the stripe waits in staging.
+        """
+        used = self._policy.storage_class
+        size = codec.fragment_bytes(sealed.sealed_bytes, used.k)
+        try:
+            places = plan_fragments(
+                self._accounts.states(),
+                n=used.n,
+                k=used.k,
+                q=self._policy.per_provider,
+                size_bytes=size,
+                seed=sealed.sid,
+            )
+        except (NoSpace, Unreachable) as error:
+            logger.warning("a stripe waits in staging: %s", error)
+            places = (NO_ACCOUNT,) * used.n
+        row = StripeRow(
+            sealed.sid, used.k, used.layout, used.id, sealed.epoch, sealed.sealed_bytes, places
+        )
+        self._blocks.put_stripe(StripeState(row, 0))
+        for place in places:
+            if place:
+                self._accounts.ledger.add(place, size)
+
+    async def wait_for_slot(self, seconds: float) -> bool:
+        """Whether a send could begin within so many seconds."""
+        with trio.move_on_after(seconds):
+            while len(self._busy) >= JOBS:
+                await self.wait_change()
+            return True
+        return False
+
+    async def send(self, sid: bytes, sealed: codec.SealedStripe | None = None) -> None:
+        """Put what is missing of a stripe. Returns when each put ended, well or not.
+
+        `sealed` saves reading the staging file. Never raises for an account's fault.
+        """
+        if sid in self._busy:
+            return
+        self._busy.add(sid)
+        try:
+            async with self._jobs:
+                await self._database.durable()
+                await self._send(sid, sealed)
+        finally:
+            self._busy.discard(sid)
+            self._note_change()
+
+    async def _send(self, sid: bytes, sealed: codec.SealedStripe | None) -> None:
+        state = self._state(sid)
+        missing = [i for i in range(len(state.row.places)) if not state.confirmed >> i & 1]
+        if missing:
+            pieces = await trio.to_thread.run_sync(
+                self._encode, state.row, sealed, tuple(missing), limiter=self._workers
+            )
+            await self._put(sid, pieces)
+        await self._clean_up(sid)
+        await self._finish(sid)
+
+    def _encode(
+        self, row: StripeRow, sealed: codec.SealedStripe | None, indices: tuple[int, ...]
+    ) -> Mapping[int, list[Buffer]]:
+        if sealed is None:
+            sealed = codec.load_staged(self._staging.read(row.sid))
+        return codec.encode_fragments(
+            self._keys,
+            sealed,
+            k=row.k,
+            n=len(row.places),
+            layout=Layout(row.layout),
+            indices=indices,
+        )
+
+    async def _put(self, sid: bytes, pieces: Mapping[int, list[Buffer]]) -> None:
+        """One round over the missing fragments, and one more for those that can go elsewhere."""
+        left = set(pieces)
+        for _ in range(2):
+            self._place_again(sid, left)
+            await self._database.durable()
+            row = self._state(sid).row
+            parcels = [
+                self._parcel(row, index, account, pieces[index])
+                for index in sorted(left)
+                if (account := self._accounts.get(row.places[index])) is not None
+            ]
+            if not parcels:
+                return
+
+            def stored(parcel: Parcel) -> None:
+                left.discard(parcel.index)
+                self._confirm(sid, parcel.index)
+
+            await self._put_with_patience(sid, parcels, stored)
+            self._check_stored(sid)
+            if not left:
+                return
+
+    async def _put_with_patience(
+        self, sid: bytes, parcels: Sequence[Parcel], stored: Callable[[Parcel], None]
+    ) -> None:
+        """Put all; once the quorum is there, the rest get three times as long as it took, and
+        are then left to be caught up with: a hanging account must not hold the others up."""
+        began = trio.current_time()
+        with trio.CancelScope() as scope:
+
+            def stored_one(parcel: Parcel) -> None:
+                stored(parcel)
+                if scope.deadline == math.inf and self._reached_quorum(self._state(sid)):
+                    elapsed = trio.current_time() - began
+                    scope.deadline = trio.current_time() + max(PATIENCE_SECONDS, 3 * elapsed)
+
+            await put_all(parcels, stored_one)
+        if scope.cancelled_caught:
+            for parcel in parcels:
+                if not self._state(sid).confirmed >> parcel.index & 1:
+                    parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
+
+    def _parcel(self, row: StripeRow, index: int, account: Account, pieces: list[Buffer]) -> Parcel:
+        key = self._keys.fragment_name(row.epoch, row.sid, index, account.id)
+        return Parcel(index, account, key, pieces)
+
+    def _confirm(self, sid: bytes, index: int) -> None:
+        state = self._state(sid)
+        state = msgspec.structs.replace(state, confirmed=state.confirmed | 1 << index)
+        self._blocks.put_stripe(state)
+        self._check_stored(sid)
+
+    def _check_stored(self, sid: bytes) -> None:
+        state = self._state(sid)
+        if not state.announced and self._reached_quorum(state):
+            self._blocks.put_stripe(msgspec.structs.replace(state, announced=True))
+            self._announce(state.row)
+
+    def _place_again(self, sid: bytes, left: set[int]) -> None:
+        """Choose other accounts for missing fragments whose account is down, full or gone."""
+        state = self._state(sid)
+        row = state.row
+        homeless = [index for index in sorted(left) if not self._takes(row.places[index])]
+        if not homeless:
+            return
+        size = codec.fragment_bytes(row.sealed_bytes, row.k)
+        try:
+            found = plan_missing(
+                self._accounts.states(),
+                held=[state.may_hold(index) for index in range(len(row.places))],
+                missing=homeless,
+                n=len(row.places),
+                k=row.k,
+                q=self._policy.per_provider,
+                size_bytes=size,
+                seed=row.sid,
+            )
+        except (NoSpace, Unreachable):
+            return
+        places, attempts = list(row.places), list(state.attempts)
+        for index, account in found.items():
+            if places[index]:
+                attempts.append((index, places[index]))
+            if (index, account) in attempts:
+                attempts.remove((index, account))
+            else:
+                self._accounts.ledger.add(account, size)
+            places[index] = account
+        row = msgspec.structs.replace(row, places=tuple(places))
+        new = StripeState(row, state.confirmed, state.announced, tuple(attempts))
+        self._blocks.put_stripe(new)
+        if state.announced:
+            self._announce(row)
+
+    def _takes(self, place: bytes) -> bool:
+        account = self._accounts.get(place)
+        return account is not None and account.healthy and not account.full
+
+    async def _clean_up(self, sid: bytes) -> None:
+        """Delete what given-up puts may have left."""
+        for index, place in self._state(sid).attempts:
+            account = self._accounts.get(place)
+            row = self._state(sid).row
+            if account is not None:
+                key = self._keys.fragment_name(row.epoch, sid, index, account.id)
+                try:
+                    await account.store.delete(key)
+                except NotFound:
+                    pass
+                except StoreError as error:
+                    account.failed(error)
+                    continue
+            state = self._state(sid)
+            attempts = tuple(one for one in state.attempts if one != (index, place))
+            self._blocks.put_stripe(msgspec.structs.replace(state, attempts=attempts))
+            size = codec.fragment_bytes(row.sealed_bytes, row.k)
+            self._accounts.ledger.add(AccountId(place), -size)
+
+    async def _finish(self, sid: bytes) -> None:
+        """Give the staging file back once every fragment is in place, and that is committed."""
+        if self._state(sid).full:
+            self._database.after_commit(lambda: self._staging.release(sid))
+
+    def _state(self, sid: bytes) -> StripeState:
+        state = self._blocks.stripe(sid)
+        if state is None:
+            raise AggfsError(f"stripe {sid.hex()} has no row")
+        return state
+
+    # --- catching up --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Bring what is missing into the accounts, for ever, less and less often in vain."""
+        pause = RETRY_SECONDS
+        while True:
+            before = self._blocks.unfinished()
+            await self.catch_up()
+            left = len(self._blocks.unfinished())
+            pause = RETRY_SECONDS if left < len(before) else min(pause * 2, RETRY_LIMIT_SECONDS)
+            await trio.sleep(pause if left else RETRY_SECONDS)
+
+    async def catch_up(self) -> None:
+        """One round over the stripes that are not full and not under way."""
+        todo = [sid for sid in self._blocks.unfinished() if sid not in self._busy]
+        async with trio.open_nursery() as nursery:
+            for sid in todo[:ROUND]:
+                if sid in self._staging:
+                    nursery.start_soon(self.send, sid)

@@ -1,0 +1,218 @@
+"""A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from aggfs.cache.blocks import Blocks
+from aggfs.cache.database import Database
+from aggfs.cache.files import SparseFiles
+from aggfs.cache.outbox import Outbox
+from aggfs.cache.staging import Staging
+from aggfs.coding.keys import VolumeKeys
+from aggfs.engine.accounts import Accounts
+from aggfs.engine.fetch import Fetcher
+from aggfs.engine.files import Files
+from aggfs.engine.flush import Flusher
+from aggfs.engine.namespace import Namespace
+from aggfs.engine.publish import Publisher
+from aggfs.engine.stripes import Policy, Stripes
+from aggfs.errors import AggfsError, NoEntry, Unreachable
+from aggfs.model import BLOCK_BYTES, InodeRow
+from aggfs.placement.plan import usable_bytes, usable_free_bytes
+
+SPACE_SECONDS = 60.0
+FLUSH_RETRY_SECONDS = 0.5
+STATFS_SECONDS = 1.0
+logger = logging.getLogger(__name__)
+
+Verb = Callable[["Volume", Mapping[str, object]], Awaitable[dict[str, object]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a volume is made of; `aggfs.assemble` puts it together."""
+
+    name: str
+    keys: VolumeKeys
+    wall_ns: Callable[[], int]
+    database: Database
+    outbox: Outbox
+    blocks: Blocks
+    staging: Staging
+    sparse_files: SparseFiles
+    accounts: Accounts
+    policy: Policy
+    namespace: Namespace
+    fetcher: Fetcher
+    files: Files
+    stripes: Stripes
+    flusher: Flusher
+    publisher: Publisher
+    allow_complete_copy: bool
+
+
+class Volume:
+    """See `Parts`. `verbs` are what commands may ask, beside `flush`."""
+
+    def __init__(self, parts: Parts, verbs: Mapping[str, Verb]) -> None:
+        self.parts = parts
+        self.namespace = parts.namespace
+        self.files = parts.files
+        self._verbs = verbs
+        self._uploads: trio.Nursery | None = None
+        self._statfs: tuple[float, tuple[int, int, int]] | None = None
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled; then make everything that was told durable, and end."""
+        parts = self.parts
+        async with trio.open_nursery() as ground:
+            await ground.start(parts.database.run)
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._uploads = nursery
+                    nursery.start_soon(parts.stripes.run)
+                    nursery.start_soon(parts.flusher.run, nursery)
+                    nursery.start_soon(parts.publisher.run)
+                    nursery.start_soon(self._watch_space)
+                    task_status.started()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._settle()
+                    ground.cancel_scope.cancel()
+        await parts.database.close()
+
+    async def _settle(self) -> None:
+        """The last steps: edits and rows onto the disk, connections given back."""
+        for number in self.files.edited():
+            try:
+                await self.files.fsync(number)
+            except AggfsError as error:
+                logger.error("file %d could not be made durable: %s", number, error)
+        try:
+            await self.parts.database.durable()
+        except AggfsError as error:
+            logger.error("the local state could not be made durable: %s", error)
+        self.files.close()
+        for account in self.parts.accounts:
+            await account.store.aclose()
+
+    async def _watch_space(self) -> None:
+        """Ask accounts that can tell how much room they have, now and then."""
+        while True:
+            await self.parts.accounts.ask_space()
+            await trio.to_thread.run_sync(self.parts.sparse_files.purge)
+            self.parts.sparse_files.sweep()
+            await trio.sleep(SPACE_SECONDS)
+
+    # --- what the mount asks ------------------------------------------------------------------
+
+    def statfs(self) -> tuple[int, int, int]:
+        """Usable bytes in total, bytes free, number of files; a second old at most."""
+        now = trio.current_time()
+        if self._statfs is None or now - self._statfs[0] > STATFS_SECONDS:
+            self._statfs = (now, self._measure())
+        return self._statfs[1]
+
+    def _measure(self) -> tuple[int, int, int]:
+        policy, states = self.parts.policy, self.parts.accounts.states()
+        used = policy.storage_class
+        total = usable_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
+        free = usable_free_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
+        waiting = self.files.dirty_bytes
+        return total, max(0, free - waiting), self.namespace.inode_count
+
+    def xattr(self, number: int, name: bytes) -> bytes | None:
+        """`user.aggfs.*`: state, version, accounts."""
+        row = self.namespace.by_number(number)
+        match name:
+            case b"user.aggfs.state":
+                return self.state_of(row).encode()
+            case b"user.aggfs.version":
+                return row.heads[0].hex().encode() if row.heads else b""
+            case b"user.aggfs.accounts":
+                return ",".join(self._accounts_of(row)).encode()
+            case _:
+                return None
+
+    def state_of(self, row: InodeRow) -> str:
+        """dirty, staged, stored or full: how far the content of a file has come."""
+        if self.files.is_dirty(row.number):
+            return "dirty"
+        states = [self.parts.blocks.stripe(sid) for sid in self.sids_of(row)]
+        if any(state is None for state in states):
+            return "lost"
+        known = [state for state in states if state is not None]
+        if not all(self.parts.stripes.is_stored(state.row.sid) for state in known):
+            return "staged"
+        if self.namespace.is_waiting(row.inode):
+            return "staged"
+        return "full" if all(state.full for state in known) else "stored"
+
+    def sids_of(self, row: InodeRow) -> list[bytes]:
+        """The stripes that hold a file's content."""
+        extents = self.parts.blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
+        return sorted({extent.sid for extent in extents})
+
+    def _accounts_of(self, row: InodeRow) -> list[str]:
+        found: set[str] = set()
+        for sid in self.sids_of(row):
+            state = self.parts.blocks.stripe(sid)
+            for place in state.row.places if state else ():
+                account = self.parts.accounts.get(place)
+                if account is not None:
+                    found.add(account.name)
+        return sorted(found)
+
+    # --- what commands ask --------------------------------------------------------------------
+
+    async def control(self, verb: str, arguments: Mapping[str, object]) -> dict[str, object]:
+        """The answer to a verb. Raises `NoEntry` for one that does not exist."""
+        if verb == "flush":
+            return await self.flush(self.row_at(arguments) if "path" in arguments else None)
+        found = self._verbs.get(verb)
+        if found is None:
+            raise NoEntry(f"this daemon knows no verb {verb!r}")
+        return await found(self, arguments)
+
+    def row_at(self, arguments: Mapping[str, object]) -> InodeRow:
+        """The inode that the argument `path` names."""
+        path = str(arguments.get("path") or "/")
+        return self.namespace.resolve(path.encode(errors="surrogateescape"))
+
+    async def flush(self, row: InodeRow | None) -> dict[str, object]:
+        """Bring one file or tree, or everything, into the accounts; returns when published.
+
+        The caller sets the deadline. Raises what keeps it from getting there for good.
+        """
+        wanted = None if row is None else set(self.namespace.numbers_under(row.number))
+        nursery = self._uploads
+        if nursery is None:
+            raise Unreachable("the volume is not running")
+        while True:
+            numbers = self._unflushed(wanted)
+            if numbers:
+                await self.parts.flusher.flush(numbers, nursery)
+            await self._publish()
+            if not self._unflushed(wanted) and not self.namespace.waiting(wanted):
+                break
+            await self._wait_a_little()
+        await self.parts.stripes.wait_settled()
+        return {}
+
+    def _unflushed(self, wanted: set[int] | None) -> list[int]:
+        return [n for n in self.files.edited() if wanted is None or n in wanted]
+
+    async def _publish(self) -> None:
+        try:
+            await self.parts.publisher.publish()
+        except Unreachable as error:
+            logger.info("publishing is delayed: %s", error)
+
+    async def _wait_a_little(self) -> None:
+        with trio.move_on_after(FLUSH_RETRY_SECONDS):
+            await self.parts.stripes.wait_change()
