@@ -1,38 +1,46 @@
-"""Writing the configuration so that it is there whole, or as it was before."""
+"""What the commands themselves write: the configuration, and the directories of a volume."""
 
 import os
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aggfs import config as configuration
 from aggfs.cli.places import VolumePlace
 from aggfs.config import Config
+from aggfs.engine.identity import write_private
+from aggfs.errors import Busy
 
 
 def write_config(place: VolumePlace, config: Config) -> None:
-    """Replace the configuration file, durably; only its user may read it."""
-    directory = place.config_path.parent
+    """Replace the configuration file as a whole, durably; only its user may read it."""
+    place.config_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(place.config_path, configuration.dump(config).encode())
+
+
+@contextmanager
+def new_state_directory(place: VolumePlace) -> Iterator[None]:
+    """A fresh state directory, which only its user may look into; gone again if the block fails.
+
+    Raises `Busy` where one is left from before: it may hold what no account has.
+    """
+    directory = place.state_directory
+    if directory.exists() and any(directory.iterdir()):
+        raise Busy(
+            f"{directory} is the state of a volume that is not configured here:"
+            " move it away if nothing in it is needed"
+        )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    _sync(directory.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(configuration.dump(config))
-            file.flush()
-            os.fsync(descriptor)
-        Path(temporary).replace(place.config_path)
+        yield
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        shutil.rmtree(directory)
         raise
-    _sync_directory(directory)
 
 
-def make_state_directory(place: VolumePlace) -> None:
-    """Only its user may look into it: it holds the device's secret."""
-    place.state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sync_directory(place.state_directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
+def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from aggfs.cli import assembling, unlocking
-from aggfs.cli.files import make_state_directory, write_config
+from aggfs.cli.files import new_state_directory, write_config
 from aggfs.cli.mounting import is_mounted_on, mount_at
 from aggfs.cli.places import VolumePlace, accounts_directory, place_of
 from aggfs.cli.specs import parse_spec
@@ -136,9 +136,9 @@ def recover(
         secret = unlocking.ask("words")
     else:
         secret = unlocking.read_secret(passphrase_file, words_file, key_file)
-    make_state_directory(place)
-    config = assembling.recover(place, accounts, secret, click.echo)
-    write_config(place, config)
+    with new_state_directory(place):
+        config = assembling.recover(place, accounts, secret, click.echo)
+        write_config(place, config)
     click.echo(f"The volume {name} is back. Mount it with: aggfs mount {name} DIRECTORY")
 
 
@@ -169,9 +169,9 @@ def _make(place: VolumePlace, config: Config, secrets: Sequence[Secret]) -> None
     for note in assembling.try_accounts(config.accounts):
         click.echo(f"note: {note}")
     words = slots.new_recovery_words(os.urandom)
-    make_state_directory(place)
-    assembling.create(place, config, [slots.recovery_words(words), *secrets])
-    write_config(place, config)
+    with new_state_directory(place):
+        assembling.create(place, config, [slots.recovery_words(words), *secrets])
+        write_config(place, config)
     unlocking.show_words(words)
 
 
