@@ -134,6 +134,11 @@ class ThreadedStore:
     def place(self) -> str:
         return self._driver.place
 
+    @property
+    def busy(self) -> tuple[int, int]:
+        """How many slots are taken now, abandoned calls included: (writes, reads)."""
+        return self._threads.busy
+
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
         """Cancelled half way: the object is there, whole, or not; perhaps only later."""
         await self._threads.lend(self._put, key, pieces)

@@ -8,14 +8,13 @@ import functools
 import itertools
 import random
 import secrets
-import threading
 import uuid
 
 import pytest
 import trio
 
 from aggfs.errors import AlreadyThere, NotFound, Refused
-from aggfs.stores.base import Capabilities, ObjectInfo, Page
+from aggfs.stores.base import ObjectInfo, Page
 from aggfs.stores.directory import DirectoryStore
 from aggfs.stores.faulty import FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
@@ -24,57 +23,12 @@ from aggfs.stores.probe import probe
 from aggfs.stores.retrying import RetryingStore
 from aggfs.stores.s3 import S3Driver, S3Options
 from aggfs.stores.threaded import ThreadedStore
+from tests.support.dictionary_driver import DictionaryDriver
 
 PAGE_OBJECTS = 5
 FRAGMENT_BYTES = 1_400_000
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-class DictionaryDriver:
-    """The smallest blocking driver that obeys: what docs/adding-a-store.md begins with."""
-
-    capabilities = Capabilities(create_only=True, reports_space=False)
-    place = "dictionary://"
-
-    def __init__(self):
-        self._objects = {}
-        self._lock = threading.Lock()
-
-    def put(self, key, data):
-        self._objects[key] = bytes(data)
-
-    def create(self, key, data):
-        with self._lock:
-            if key in self._objects:
-                raise AlreadyThere(key)
-            self._objects[key] = bytes(data)
-
-    def get(self, key):
-        try:
-            return self._objects[key]
-        except KeyError:
-            raise NotFound(key) from None
-
-    def get_range(self, key, start, length):
-        return self.get(key)[start : start + length]
-
-    def head(self, key):
-        return ObjectInfo(key, len(self.get(key)))
-
-    def list_page(self, prefix, after):
-        keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-        shown = tuple(ObjectInfo(key, len(self._objects[key])) for key in keys[:PAGE_OBJECTS])
-        return Page(shown, shown[-1].key if len(keys) > PAGE_OBJECTS else None)
-
-    def delete(self, key):
-        self._objects.pop(key, None)
-
-    def space(self):
-        return None
-
-    def close(self):
-        pass
 
 
 def open_memory(request):
@@ -86,7 +40,7 @@ def open_directory(request):
 
 
 def open_threaded(request):
-    return ThreadedStore(DictionaryDriver())
+    return ThreadedStore(DictionaryDriver(page_objects=PAGE_OBJECTS))
 
 
 def open_s3(server_name, request):
