@@ -14,6 +14,7 @@ import pyfuse3
 import trio
 
 from aggfs import errors
+from aggfs.errors import AggfsError
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +88,19 @@ class Faults:
     def __init__(self) -> None:
         self.count = 0
         self._told: set[tuple[str, type[Exception]]] = set()
+        self._answers: dict[tuple[str, type[Exception]], int] = {}
 
     def answer(self, operation: str, error: Exception) -> pyfuse3.FUSEError:
         """The reply to a request whose handler raised `error`."""
-        number = errno_of(operation, error)
+        kind = (operation, type(error))
+        number = self._answers.get(kind)
         if number is None:
-            self.tell(operation, error)
-            number = errno.EIO
+            number = errno_of(operation, error)
+            if number is None:
+                self.tell(operation, error)
+                number = errno.EIO
+            elif isinstance(error, AggfsError):  # of these the class alone decides
+                self._answers[kind] = number
         return pyfuse3.FUSEError(number)
 
     def tell(self, operation: str, error: Exception) -> None:
