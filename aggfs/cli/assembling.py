@@ -19,6 +19,7 @@ from aggfs.cli.places import VolumePlace
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
 from aggfs.daemon import main as daemon
+from aggfs.engine.identity import write_private
 from aggfs.errors import BadConfig, Unreachable
 from aggfs.mount.options import MountOptions
 from aggfs.placement.accounts import AccountState
@@ -176,4 +177,7 @@ async def _serve(
     config: Config, place: VolumePlace, service: daemon.Service, ready: Callable[[], None]
 ) -> None:
     volume = assemble.open_volume(config, str(place.state_directory))
+    # Noted under the volume's lock, and before the folder is there: a crash leaves the note.
+    write_private(place.mountpoint_path, os.fsencode(service.mountpoint))
     await daemon.serve(volume, service, ready)
+    place.mountpoint_path.unlink()

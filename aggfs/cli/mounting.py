@@ -14,8 +14,8 @@ import click
 
 from aggfs.cli import client
 from aggfs.cli.client import NotRunning
-from aggfs.cli.places import VolumePlace, mounts_of, place_meant, place_of
-from aggfs.daemon.mountpoint import check_fuse, mounted_at, prepare, unmount_lazily
+from aggfs.cli.places import VolumePlace, place_meant, place_of
+from aggfs.daemon.mountpoint import check_fuse, is_dead, prepare, unmount_lazily
 from aggfs.daemon.rendezvous import address_of
 from aggfs.errors import Busy, NoEntry
 
@@ -53,11 +53,10 @@ def umount(volume: str, wait_seconds: float | None, now: bool) -> None:
             _flush(place, wait_seconds)
         _unmount(place)
     except NotRunning:
-        stale = mounts_of(place)
-        if not stale:
+        left = place.mountpoint
+        if left is None or not is_dead(left):
             raise NotRunning(f"the volume {place.name!r} is not mounted") from None
-        for path in stale:
-            unmount_lazily(path)
+        unmount_lazily(left)
 
 
 def parse_options(given: tuple[str, ...]) -> dict[str, str]:
@@ -95,8 +94,7 @@ def mount_at(
 
 def is_mounted_on(place: VolumePlace, directory: Path) -> bool:
     """Whether this volume's daemon serves this very folder."""
-    mounted = mounted_at(str(directory.resolve()))
-    if mounted is None or mounted.path not in mounts_of(place):
+    if place.mountpoint != str(directory.resolve()):
         return False
     try:
         client.call(place.socket_path, "status")

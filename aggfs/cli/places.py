@@ -13,7 +13,7 @@ import click
 import platformdirs
 
 from aggfs.cli.client import NotRunning
-from aggfs.daemon.mountpoint import FUSE_TYPE, Mounted, parse_mountinfo
+from aggfs.daemon.mountpoint import mounted_at
 from aggfs.daemon.rendezvous import socket_path
 from aggfs.errors import NoEntry
 
@@ -38,6 +38,23 @@ class VolumePlace:
     def socket_path(self) -> str:
         """Where its daemon listens, if one runs."""
         return socket_path(str(self.state_directory))
+
+    @property
+    def mountpoint_path(self) -> Path:
+        """Where its daemon notes which folder it serves; gone when it ends by itself."""
+        return self.state_directory / "mountpoint"
+
+    @property
+    def mountpoint(self) -> str | None:
+        """The folder it is mounted on now, dead or alive. Names of volumes may repeat among the
+        users of a machine, so the note counts, and the kernel's word that it is one of ours."""
+        try:
+            noted = os.fsdecode(self.mountpoint_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        mounted = mounted_at(noted)
+        ours = mounted is not None and mounted.source == SOURCE_PREFIX + self.name
+        return noted if ours else None
 
     @property
     def log_path(self) -> Path:
@@ -81,9 +98,9 @@ def place_meant(volume: str | None) -> VolumePlace:
     named = place_of(volume) if _is_name(volume) else None
     if named is not None and named.exists:
         return named
-    mounted = _mounted_around(os.path.abspath(volume))
-    if mounted is not None:
-        return _place_of_mount(mounted)
+    found = _place_around(os.path.abspath(volume))
+    if found is not None:
+        return found[0]
     raise NoEntry(f"there is no volume {volume!r} here, and no mounted folder of that name")
 
 
@@ -96,16 +113,11 @@ def target_meant(text: str) -> Target:
     directory, last = os.path.split(os.path.abspath(text))
     resolved = os.path.join(os.path.realpath(directory), last)
     for path in (resolved, os.path.realpath(text)):
-        mounted = _mounted_around(path)
-        if mounted is not None:
-            inner = os.path.relpath(path, mounted.path)
-            return Target(_place_of_mount(mounted), os.path.normpath(f"/{inner}"))
+        found = _place_around(path)
+        if found is not None:
+            place, folder = found
+            return Target(place, os.path.normpath(f"/{os.path.relpath(path, folder)}"))
     raise NotRunning(f"{text} is in no mounted folder of aggfs (and no VOLUME:/path)")
-
-
-def mounts_of(place: VolumePlace) -> list[str]:
-    """The folders on which this volume is mounted now."""
-    return [mount.path for mount in _our_mounts() if mount.source == SOURCE_PREFIX + place.name]
 
 
 def _is_name(text: str) -> bool:
@@ -124,23 +136,12 @@ def _only_place() -> VolumePlace:
     return places[0]
 
 
-def _our_mounts() -> list[Mounted]:
-    text = Path("/proc/self/mountinfo").read_text("utf-8", errors="surrogateescape")
-    return [mount for mount in parse_mountinfo(text) if mount.kind == FUSE_TYPE]
-
-
-def _mounted_around(path: str) -> Mounted | None:
-    """Our mount that a path lies in; the innermost one."""
+def _place_around(path: str) -> tuple[VolumePlace, str] | None:
+    """The volume whose folder a path lies in, and that folder; the innermost one."""
     around = [
-        mount
-        for mount in _our_mounts()
-        if path == mount.path or path.startswith(mount.path.rstrip("/") + "/")
+        (place, folder)
+        for place in all_places()
+        if (folder := place.mountpoint) is not None
+        and (path == folder or path.startswith(folder.rstrip("/") + "/"))
     ]
-    return max(around, key=lambda mount: len(mount.path), default=None)
-
-
-def _place_of_mount(mounted: Mounted) -> VolumePlace:
-    place = place_of(mounted.source.removeprefix(SOURCE_PREFIX))
-    if not place.exists:
-        raise NoEntry(f"{mounted.path} is the mounted volume {place.name!r} of another user")
-    return place
+    return max(around, key=lambda found: len(found[1]), default=None)

@@ -7,7 +7,7 @@ import click
 
 from aggfs.cli import client, show
 from aggfs.cli.client import NotRunning
-from aggfs.cli.places import all_places, mounts_of, place_meant
+from aggfs.cli.places import all_places, place_meant
 
 
 @click.command()
@@ -20,18 +20,18 @@ def status(volume: str | None, as_json: bool) -> None:
         answer = client.call(place.socket_path, "status")
     except NotRunning:
         raise NotRunning(f"the volume {place.name!r} is not mounted{_others()}") from None
-    answer["mountpoints"] = mounts_of(place)
+    answer["mountpoint"] = place.mountpoint
     click.echo(json.dumps(answer) if as_json else _text(answer))
 
 
 def _others() -> str:
-    mounted = [place.name for place in all_places() if mounts_of(place)]
+    mounted = [place.name for place in all_places() if place.mountpoint]
     return f" (mounted: {', '.join(mounted)})" if mounted else ""
 
 
 def _text(answer: dict[str, Any]) -> str:
     lines = [
-        f"volume {answer['name']} on {', '.join(answer['mountpoints']) or 'no folder'}"
+        f"volume {answer['name']} on {answer['mountpoint'] or 'no folder'}"
         f"{', READ-ONLY' if answer['read_only'] else ''}",
         f"any {answer['k']} of {answer['n']} fragments give the data back;"
         f" at most {answer['fragments_per_provider']} at one provider",

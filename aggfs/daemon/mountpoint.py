@@ -99,6 +99,11 @@ def prepare(path: str) -> str:
     return resolved
 
 
+def is_dead(path: str) -> bool:
+    """Whether a FUSE mount on this path has lost its daemon."""
+    return "not connected" in _ask(path)
+
+
 def _clear_stale(path: str) -> None:
     for _ in range(STALE_MOUNTS_LIMIT):
         mount = mounted_at(path)

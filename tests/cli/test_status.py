@@ -84,7 +84,7 @@ def test_status_for_programs_is_what_the_daemon_says(home, capsys):
     make_known("photos")
     with answering(place_of("photos").socket_path, {"status": ANSWER}):
         assert run(["status", "--json"]) == exits.DONE
-    assert json.loads(capsys.readouterr().out) == ANSWER | {"mountpoints": []}
+    assert json.loads(capsys.readouterr().out) == ANSWER | {"mountpoint": None}
 
 
 def test_sizes_are_shown_with_three_digits():

@@ -59,7 +59,7 @@ def test_nobody_else_may_read_what_is_kept_here(user, cloud):
 
 def test_status_tells_where_the_folder_is(user, cloud):
     answer = user.json("status")
-    assert answer["mountpoints"] == [str(cloud)]
+    assert answer["mountpoint"] == str(cloud)
     assert [account["healthy"] for account in answer["accounts"]] == [True] * 3
     assert "volume Cloud on" in user.aggfs("status", cloud).out
     assert any("disk" in warning for warning in answer["warnings"])
@@ -81,6 +81,16 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(user):
     user.aggfs("mount", "photos", user.path / "nowhere", code=exits.MOUNT_REFUSED)
     user.aggfs("mount", "music", folder, code=exits.NO_ENTRY)
     assert (folder / "file").read_text() == "mine"
+
+
+def test_volumes_of_one_name_of_two_users_are_kept_apart(user, cloud, tmp_path_factory):
+    with a_home(tmp_path_factory.mktemp("other")) as other:
+        other.aggfs("up", other.path / "Cloud")
+        assert user.json("status")["mountpoint"] == str(cloud)
+        other.aggfs("umount", "Cloud")
+        other.aggfs("umount", "Cloud", code=exits.NOT_RUNNING)
+        other.aggfs("status", cloud, code=exits.NO_ENTRY)
+        assert user.json("status")["mountpoint"] == str(cloud)
 
 
 def test_paths_are_explained(user, cloud):
@@ -225,7 +235,7 @@ def test_an_account_that_cannot_be_used_is_not_added(user, cloud):
     one = user.path / "data/aggfs/Cloud/accounts/one"
     user.aggfs("account", "add", f"again={one}", code=exits.BAD_CONFIG)
     user.aggfs("account", "add", f"one={user.path}", code=exits.BAD_CONFIG)
-    user.aggfs("account", "add", f"four={user.path}/missing?provider=x", code=exits.REFUSED)
+    user.aggfs("account", "add", f"four={user.path}/missing?provider=x", code=exits.UNREACHABLE)
     after = user.json("account", "list")
     assert [account["id"] for account in before] == [account["id"] for account in after]
 
