@@ -53,7 +53,6 @@ class OpenFile:
     number: int
     target: Target
     kept_since_freeze: int
-    handles: int = 0
     edited: bool = False
     dirty_since: float = 0.0
     written_at: float = 0.0
@@ -73,9 +72,9 @@ class OpenFile:
         return self.target.inode
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody needs it open."""
-        return not (self.handles or self.edited or self.frozen or self.target.under_way)
+    def busy(self) -> bool:
+        """Whether its sparse file is needed, even if no program has it open."""
+        return bool(self.edited or self.frozen or self.target.under_way)
 
 
 @dataclass(slots=True)
@@ -131,6 +130,8 @@ class Files:
         self._clock_ns = clock_ns
         self._room = room
         self._edits = database.table("edits")
+        # Programs' handles: a file that they neither read nor write has no sparse file open.
+        self._handles: dict[int, int] = {}
         self._open: dict[int, OpenFile] = {}
         self._idle: OrderedDict[int, OpenFile] = OrderedDict()
         self._edited: dict[int, OpenFile] = {}
@@ -171,7 +172,9 @@ class Files:
 
     def _rest(self, file: OpenFile) -> None:
         """Keep a file that nobody needs open for a while, then close it."""
-        if file.idle and self._open.get(file.number) is file:
+        if file.busy or file.number in self._handles:
+            return
+        if self._open.get(file.number) is file:
             del self._open[file.number]
             self._idle[file.number] = file
             while len(self._idle) > IDLE_LIMIT:
@@ -201,18 +204,21 @@ class Files:
     # --- what the mount calls -----------------------------------------------------------------
 
     async def opened(self, number: int, *, truncate: bool) -> None:
-        """One more handle; `truncate` for O_TRUNC."""
-        self._file(number).handles += 1
+        """One more handle; `truncate` for O_TRUNC. None more if that fails."""
         if truncate:
             await self.truncate(number, 0)
+        self._handles[number] = self._handles.get(number, 0) + 1
 
     async def released(self, number: int) -> None:
         """One handle less."""
-        file = self._file(number)
-        file.handles -= 1
-        if file.edited:
-            self._work.set()
-        self._rest(file)
+        left = self._handles.pop(number) - 1
+        if left:
+            self._handles[number] = left
+        file = self._open.get(number)
+        if file is not None:
+            if file.edited:
+                self._work.set()
+            self._rest(file)
 
     async def read(self, number: int, offset: int, length: int) -> Buffer:
         """At most `length` bytes; fewer only at the end of the file. Raises `TooFewFragments`."""
@@ -376,9 +382,8 @@ class Files:
         row = self._namespace.by_inode(inode)
         if self.is_dirty(row.number):
             return True
-        file = self._open.get(row.number)
         age_ns = self._clock_ns() - row.btime_ns
-        return file is not None and file.handles > 0 and 0 <= age_ns < NEW_SECONDS * 10**9
+        return row.number in self._handles and 0 <= age_ns < NEW_SECONDS * 10**9
 
     def is_dirty(self, number: int) -> bool:
         """Whether the file has content that no outbox row has."""
@@ -426,7 +431,8 @@ class Files:
             if file.frozen is None
             and (
                 pressed
-                or now - file.written_at >= (quiet_seconds if file.handles else closed_seconds)
+                or now - file.written_at
+                >= (quiet_seconds if file.number in self._handles else closed_seconds)
                 or now - file.dirty_since >= age_seconds
             )
         ]
