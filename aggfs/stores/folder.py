@@ -17,15 +17,15 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from aggfs.errors import Refused, Unreachable
-from aggfs.stores.base import Buffer, ObjectInfo
+from aggfs.stores.base import ObjectInfo
+from aggfs.stores.direct import read_part, read_whole, write_whole
 from aggfs.stores.threaded import Loan
 
 STALE_SECONDS = 3600.0
 _PART = re.compile(r"\.aggfs-[0-9a-f]{16}\.part")
-_VECTOR_LIMIT = 1024  # IOV_MAX
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -111,14 +111,15 @@ class Folder:
             directory = os.path.dirname(directory)
 
     def read(self, path: str, start: int, length: int | None) -> bytes:
-        """`length` bytes from `start`, fewer where the file ends; None: all the rest."""
+        """`length` bytes from `start`, fewer where the file ends; None: the whole file."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Refused(f"{path}: not a plain file")
-            room = max(0, status.st_size - start)
-            return _read_exactly(descriptor, start, room if length is None else min(length, room))
+            if length is None:
+                return read_whole(descriptor, status.st_size)
+            return read_part(descriptor, start, max(0, min(length, status.st_size - start)))
         finally:
             os.close(descriptor)
 
@@ -160,8 +161,7 @@ class Folder:
         part, descriptor = self._open_part(directory)
         with _removing_on_failure(part):
             try:
-                write_all(descriptor, loan.pieces)
-                loan.keep()  # before the costly sync, and again before the file is named
+                write_whole(descriptor, loan)
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
@@ -237,29 +237,6 @@ def sync_directory(directory: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_all(descriptor: int, pieces: Sequence[Buffer]) -> None:
-    """Write the pieces one after the other, without joining them."""
-    left = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
-    first = 0
-    while first < len(left):
-        written = os.writev(descriptor, left[first : first + _VECTOR_LIMIT])
-        while first < len(left) and written >= len(left[first]):
-            written -= len(left[first])
-            first += 1
-        if written:
-            left[first] = left[first][written:]
-
-
-def _read_exactly(descriptor: int, start: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, start)
-    while 0 < len(data) < length:
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 def _told(key: str, entry: "os.DirEntry[str]") -> Iterator[ObjectInfo]:

@@ -1,0 +1,100 @@
+"""Files past the page cache hold the same bytes, whatever the file system can do."""
+
+import os
+import random
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggfs.stores.direct import (
+    ALIGNMENT,
+    WORTH_BYTES,
+    AlignedBuffers,
+    read_part,
+    read_whole,
+    write_pieces,
+    write_whole,
+)
+from aggfs.stores.threaded import Loan, LoanEnded
+
+SIZES = [0, 1, WORTH_BYTES - 1, WORTH_BYTES, WORTH_BYTES + 1, 70_000, 1 << 20, 1_400_003]
+
+
+class Misaligned(AlignedBuffers):
+    """Memory that a disk does not take directly: the kernel says EINVAL."""
+
+    @contextmanager
+    def borrow(self, size_bytes):
+        with super().borrow(size_bytes + ALIGNMENT) as view, view[3:] as shifted:
+            yield shifted
+
+
+@contextmanager
+def new_file(directory):
+    path = os.path.join(directory, "file")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+@pytest.fixture(params=["disk", "memory"])
+def directory(request, tmp_path):
+    """A file system with O_DIRECT, and one that (before Linux 6.6) has none."""
+    if request.param == "memory" and os.path.isdir("/dev/shm"):  # noqa: S108 - tmpfs is meant
+        path = f"/dev/shm/aggfs-test-{os.getpid()}"  # noqa: S108
+        os.mkdir(path)
+        yield path
+        os.rmdir(path)
+    else:
+        yield str(tmp_path)
+
+
+@pytest.mark.parametrize("buffers", [AlignedBuffers(), Misaligned()])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_was_written_is_read(directory, size, buffers):
+    data = random.Random(size).randbytes(size)
+    pieces = [data[:100], memoryview(data)[100:5000], bytearray(data[5000:])]
+    with new_file(directory) as descriptor:
+        write_whole(descriptor, Loan(pieces), buffers=buffers)
+        with open(os.path.join(directory, "file"), "rb") as file:
+            assert file.read() == data
+            assert read_part(file.fileno(), 0, size + 10) == data
+    with new_file(directory) as descriptor:
+        write_pieces(descriptor, pieces)
+        os.fsync(descriptor)
+        assert read_whole(descriptor, size, buffers=buffers) == data
+
+
+def test_a_loan_that_ended_is_noticed_on_either_way(tmp_path):
+    for size in (10, 1 << 20):
+        loan = Loan([bytes(size)])
+        loan.end()
+        with new_file(str(tmp_path)) as descriptor, pytest.raises(LoanEnded):
+            write_whole(descriptor, loan)
+
+
+def test_memory_is_used_again_and_only_so_much_is_kept():
+    buffers = AlignedBuffers(keep=2)
+    with buffers.borrow(10), buffers.borrow(20), buffers.borrow(3 << 20):
+        pass
+    assert len(buffers._idle) == 2
+    with buffers.borrow(4 << 20) as view:
+        assert len(view) >= 4 << 20
+    assert len(buffers._idle) == 2
+
+
+@given(st.lists(st.binary(max_size=40), max_size=30), st.integers(0, 50), st.integers(0, 2000))
+def test_pieces_of_any_size_are_written_in_order(pieces, start, length):
+    data = b"".join(pieces)
+    descriptor = os.memfd_create("test")
+    try:
+        write_pieces(descriptor, pieces)
+        assert read_part(descriptor, 0, 5000) == data
+        assert read_part(descriptor, start, length) == data[start : start + length]
+    finally:
+        os.close(descriptor)
