@@ -15,14 +15,12 @@ from aggfs.cache.sums import TABLE, CleanSums, sweep
 from aggfs.cache.unitfile import UnitCipher, UnitFile
 from aggfs.errors import Busy
 
-SHARDS = 256
 _PROBE_BYTES = 1024 * 1024
 
 
 class SparseFiles:
-    """Under one directory: `data/xx/NUMBER.GENERATION` (hexadecimal; xx are the last two digits
-    of the number) the bytes, `marks` the dirty marks of all files, and `tails/NUMBER.GENERATION`
-    those that do not fit there."""
+    """Under one directory: `data/NUMBER.GENERATION` (hexadecimal) the bytes, `marks` the dirty
+    marks of all files, and `tails/NUMBER.GENERATION` those that do not fit there."""
 
     def __init__(self, directory: str, database: Database, new_ranges: NewRanges) -> None:
         self._data = os.path.join(directory, "data")
@@ -33,19 +31,14 @@ class SparseFiles:
         self._known: set[tuple[int, int]] = set()
         self._lingering: dict[tuple[int, int], SparseFile] = {}
         self._doomed: list[tuple[int, int]] = []
-        shards = [os.path.join(self._data, f"{shard:02x}") for shard in range(SHARDS)]
-        for path in (*shards, self._tails):
+        for path in (self._data, self._tails):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self._marks = Marks(os.path.join(directory, "marks"))
-        for path in (self._data, directory):
-            _sync_directory(path)
-
-    def _shard(self, number: int) -> str:
-        return os.path.join(self._data, f"{number % SHARDS:02x}")
+        _sync_directory(directory)
 
     def _paths(self, number: int, generation: int) -> tuple[str, str]:
         name = f"{number:016x}.{generation:x}"
-        return os.path.join(self._shard(number), name), os.path.join(self._tails, name)
+        return os.path.join(self._data, name), os.path.join(self._tails, name)
 
     def open(
         self, number: int, generation: int, *, size: int, cipher: UnitCipher | None
@@ -65,10 +58,10 @@ class SparseFiles:
             raw,
             Sidecar(self._marks, tail, number, generation, self._new_ranges),
             CleanSums(self._table, number, generation),
-            directory=self._shard(number),
+            directory=self._data,
             new_ranges=self._new_ranges,
             after_commit=self._database.after_commit,
-            sync_names=functools.partial(_sync_directory, self._shard(number)),
+            sync_names=functools.partial(_sync_directory, self._data),
         )
         file.recover(
             size,
@@ -129,10 +122,7 @@ class SparseFiles:
 
     def all(self) -> Iterator[tuple[int, int]]:
         """(number, generation) of all files: at a start, to remove those nobody knows."""
-        found = set(self._marks.tenants())
-        for shard in range(SHARDS):
-            found.update(map(_parse, os.listdir(os.path.join(self._data, f"{shard:02x}"))))
-        yield from sorted(found)
+        yield from sorted({*self._marks.tenants(), *map(_parse, os.listdir(self._data))})
 
     @functools.cached_property
     def _zeros_may_be_holes(self) -> bool:
