@@ -257,6 +257,7 @@ def _new_client(options: S3Options) -> Any:
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,  # the account says where it is, nothing else
         parameter_validation=False,
+        user_agent=f"Boto3/{boto3.__version__}",  # else it tells the system, and costs 0.1 ms
         **({"proxies": {}} if near else {}),
     )
     keys = (
