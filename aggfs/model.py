@@ -32,7 +32,9 @@ Id16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Id8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Name = Annotated[bytes, msgspec.Meta(max_length=NAME_BYTES)]
 Unsigned = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+# No upper bound: MessagePack ends at 2**64 - 1, the year 2554; writers stay below that.
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63))]
+NANOSECONDS_LIMIT = (1 << 64) - 1
 
 
 class Stamp(NamedTuple):
@@ -332,10 +334,11 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
 
     `waits_for` is the inode whose content must be stored before the entry may be published, or
     b"". `frozen_at`, of a `Content` only: the sequence that the next row would have got at the
-    instant its bytes were frozen.
+    instant its bytes were frozen. `frees`: the names (directory inode, name) that it makes free.
     """
 
     stamp: Stamp
     entry: Entry
     waits_for: bytes = b""
     frozen_at: int = 0
+    frees: tuple[tuple[bytes, bytes], ...] = ()

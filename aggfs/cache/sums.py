@@ -112,13 +112,13 @@ class CleanSums:
 
 def sweep(table: Table, limit: int) -> bool:
     """Delete at most `limit` rows of files that are gone; whether there may be more."""
-    for key, _ in table.scan(b"G"):
+    for key, _ in table.scan(b"G", limit=limit):
         rows = table.scan(b"C" + key[1:], limit=limit)
         for row, _ in rows:
             table.delete(row)
-        limit -= len(rows)
-        if limit <= 0:
+        limit -= len(rows) + 1
+        if limit < 0:
             return True
         table.delete(b"T" + key[1:])
         table.delete(key)
-    return False
+    return limit == 0

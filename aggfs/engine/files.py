@@ -190,7 +190,7 @@ class Files:
         if file is not None:
             file.edited = False
             self._sparse_files.remove(file.sparse)
-        else:
+        elif row.size or row.heads or row.generation:
             self._sparse_files.remove_unopened(row.number, row.generation)
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from aggfs.errors import (
 )
 from aggfs.model import (
     NAME_BYTES,
+    NANOSECONDS_LIMIT,
     NOWHERE,
     ROOT,
     Content,
@@ -463,7 +464,8 @@ class Namespace:
         row = self.by_number(number)
         now = self._wall_ns() if ctime_ns is None else ctime_ns
         permissions = None if mode is None else stat.S_IMODE(mode)
-        entry = SetAttributes(row.inode, permissions, uid, gid, atime_ns, mtime_ns, now)
+        times = (_kept(atime_ns), _kept(mtime_ns), now)
+        entry = SetAttributes(row.inode, permissions, uid, gid, *times)
         self._do(entry)
         return self.by_inode(row.inode)
 
@@ -543,6 +545,11 @@ class Namespace:
         """Raises `NoAttribute`."""
         self.get_xattr(number, name)
         self._do(SetXattr(self.by_number(number).inode, name, None, self._wall_ns()))
+
+
+def _kept(time_ns: int | None) -> int | None:
+    """The time as it can be stored: one later than the year 2554 becomes that."""
+    return None if time_ns is None else min(time_ns, NANOSECONDS_LIMIT)
 
 
 def _inodes(entry: Entry) -> set[bytes]:

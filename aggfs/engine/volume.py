@@ -26,6 +26,7 @@ from aggfs.placement.plan import usable_bytes, usable_free_bytes
 SPACE_SECONDS = 60.0
 FLUSH_RETRY_SECONDS = 0.5
 STATFS_SECONDS = 1.0
+SWEPT_ROWS = 200
 logger = logging.getLogger(__name__)
 
 Verb = Callable[["Volume", Mapping[str, object]], Awaitable[dict[str, object]]]
@@ -106,7 +107,8 @@ class Volume:
         while True:
             await self.parts.accounts.ask_space()
             await trio.to_thread.run_sync(self.parts.sparse_files.purge)
-            self.parts.sparse_files.sweep()
+            while self.parts.sparse_files.sweep(SWEPT_ROWS):
+                await self.parts.database.durable()
             await trio.sleep(SPACE_SECONDS)
 
     # --- what the mount asks ------------------------------------------------------------------
