@@ -28,8 +28,6 @@ from tests.support.dictionary_driver import DictionaryDriver
 PAGE_OBJECTS = 5
 FRAGMENT_BYTES = 1_400_000
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def open_memory(request):
     return MemoryStore(MemoryObjects("test"), page_objects=PAGE_OBJECTS)
