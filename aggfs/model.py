@@ -257,6 +257,11 @@ class InodeRow(msgspec.Struct, frozen=True, array_like=True):
     merged_into: bytes = b""  # the directory of the same path under which this one is shown
 
 
+# The root, as every volume begins. No entry creates it; `SetAttributes` gives it an owner.
+ROOT_NUMBER = 1
+ROOT_ROW = InodeRow(ROOT, ROOT_NUMBER, 0o040755, 0, 0, 0, 0, 0, 0, 0, 0, b"", 1, 0, 0, (), NEVER, 0)
+
+
 class LinkRow(msgspec.Struct, frozen=True, array_like=True):
     """Where a link is. `parent` is NOWHERE when it was removed; `was_parent` and `name` are its
     last place (a removed directory that another device filled is shown there again), b"" when

@@ -46,12 +46,18 @@ class Outbox:
         return self._next
 
     def append(
-        self, stamp: Stamp, entry: Entry, waits_for: bytes = b"", *, frozen_at: int = 0
+        self,
+        stamp: Stamp,
+        entry: Entry,
+        waits_for: bytes = b"",
+        *,
+        frozen_at: int = 0,
+        frees: tuple[tuple[bytes, bytes], ...] = (),
     ) -> int:
         """Add an entry that was just done; its sequence. Durable with what it changed."""
         sequence = self._next
         self._next += 1
-        self.put(sequence, OutboxRow(stamp, entry, waits_for, frozen_at))
+        self.put(sequence, OutboxRow(stamp, entry, waits_for, frozen_at, frees))
         return sequence
 
     def put(self, sequence: int, row: OutboxRow) -> None:

@@ -14,6 +14,9 @@ from aggfs.cache.database import Database, Table
 from aggfs.errors import Damaged
 from aggfs.model import (
     NEVER,
+    ROOT,
+    ROOT_NUMBER,
+    ROOT_ROW,
     Child,
     ControlRow,
     InodeRow,
@@ -38,7 +41,7 @@ TABLES = (
     "children",
     "counters",
 )
-FIRST_NUMBER = 2  # FUSE inode number 1 is the root
+FIRST_NUMBER = ROOT_NUMBER + 1
 FIRST_COOKIE = 3  # readdir's 1 and 2 are `.` and `..`
 RESERVED = 1024  # numbers are reserved in lots, so that most cost no put
 CACHED_ROWS = 16384
@@ -127,6 +130,8 @@ class LmdbTree:
         }
         self._reserved = dict(self._next)
         self._newest_move = self._last_move()
+        if self.inode(ROOT) is None:
+            self.put_inode(ROOT_ROW)
 
     def _counter(self, name: bytes, first: int) -> int:
         value = self._counters.get(name)

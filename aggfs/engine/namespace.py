@@ -48,7 +48,6 @@ from aggfs.sync.clock import HybridClock
 from aggfs.sync.merge import apply, forget_inode
 from aggfs.sync.moves import is_inside
 from aggfs.sync.names import CLAIM_BYTES, Shown, find, shown_names
-from aggfs.sync.registers import root_row
 from aggfs.sync.view import place_of
 
 TABLES = ("orphans",)
@@ -90,8 +89,6 @@ class Namespace:
         self._unpublished: dict[bytes, list[int]] = {}  # inode created in the outbox -> its rows
         for number, row in outbox.rows():
             self._note(number, row.entry)
-        if tree.inode(ROOT) is None:
-            tree.put_inode(root_row())
 
     def drop_orphans(self) -> None:
         """Drop what was unlinked and still open when the daemon stopped."""

@@ -3,9 +3,16 @@
 An entry waits for its own data, and for earlier entries on the same inodes, links or names. So
 "write temp, rename over" is atomic in the accounts too, while other files overtake an upload
 that takes long. Control entries wait for nothing.
+
+Blocking spreads. A row that must wait blocks the later rows that touch what it touches. And a
+row may be *bound* to a later one, without which it must not be seen: the content that it waits
+for, or, when its inode is gone again before any content came, the row that removes it. What is
+chosen is published under one head, so bound rows are seen together.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from aggfs.model import (
     NOWHERE,
@@ -31,86 +38,121 @@ def ready(
     unflushed: Callable[[bytes], bool],
     stored: Callable[[Content], bool],
 ) -> list[Numbered]:
-    """The rows, in order, that may be published now.
+    """The rows, in order, that may be published now, all under one head.
 
-    `unflushed(inode)`: it has, or is about to get, content that is in no row yet. `stored`: all
-    stripes that a content needs have their write quorum.
+    `unflushed(inode)`: it has a name, and has or is about to get content that is in no row yet.
+    `stored`: all stripes that this content entry names have their write quorum.
     """
-    known = list(rows)
-    contents = _Contents(known, unflushed, stored)
-    blocked: set[Key] = set()
-    chosen: list[Numbered] = []
-    for number, row in known:
-        if isinstance(row.entry, ControlEntry):
-            chosen.append((number, row))
-            continue
-        touched = set(_touched(row.entry))
-        needed = touched | set(_needed(row.entry))
-        if contents.waits(number, row) or not blocked.isdisjoint(needed):
-            blocked |= touched
-        else:
-            chosen.append((number, row))
-    return chosen
+    return _Order(list(rows), unflushed, stored).ready()
 
 
-class _Contents:
-    """The content rows of an outbox: which are stored, and which are still coming."""
+class _Order:
+    """One look at an outbox. Rows are known by their place in the list."""
 
     def __init__(
         self,
-        rows: Iterable[Numbered],
+        rows: list[Numbered],
         unflushed: Callable[[bytes], bool],
         stored: Callable[[Content], bool],
     ) -> None:
+        self._rows = rows
         self._unflushed = unflushed
-        self._stored: dict[bytes, int] = {}  # inode -> highest frozen_at of what is stored
-        self._coming: dict[bytes, int] = {}  # inode -> highest number of what is not
-        for number, row in rows:
-            if isinstance(row.entry, Content):
-                inode = row.entry.inode
-                if stored(row.entry):
-                    self._stored[inode] = max(row.frozen_at, self._stored.get(inode, 0))
-                else:
-                    self._coming[inode] = number
+        self._stored = stored
+        self._users: dict[Key, list[int]] = {}  # who touches or needs a thing, in order
+        self._contents: dict[bytes, list[int]] = {}
+        self._removals: dict[bytes, int] = {}  # the last row that removes a link of an inode
+        for at, (_, row) in enumerate(rows):
+            self._file(at, row.entry)
 
-    def waits(self, number: int, row: OutboxRow) -> bool:
-        """Whether the data that this row needs is not stored yet."""
-        if isinstance(row.entry, Content):
-            return row.frozen_at > self._stored.get(row.entry.inode, -1)
-        inode = row.waits_for
-        if not inode or self._stored.get(inode, 0) > number:
-            return False
-        return inode in self._coming or self._unflushed(inode)
+    def _file(self, at: int, entry: Entry) -> None:
+        if isinstance(entry, ControlEntry):
+            return
+        for key in {*_touched(entry), *_needed(entry)}:
+            self._users.setdefault(key, []).append(at)
+        if isinstance(entry, Content):
+            self._contents.setdefault(entry.inode, []).append(at)
+        elif isinstance(entry, Place):
+            for placement in entry.placements:
+                if placement.parent == NOWHERE:
+                    self._removals[placement.inode] = at
+
+    def ready(self) -> list[Numbered]:
+        waiting: list[int] = []
+        bound: dict[int, list[int]] = {}  # a row -> those before it that are bound to it
+        for at, (number, row) in enumerate(self._rows):
+            if isinstance(row.entry, Content):
+                if not self._stored(row.entry):
+                    waiting.append(at)
+            elif row.waits_for:
+                partner = self._partner(at, number, row.waits_for)
+                if partner is not None:
+                    bound.setdefault(partner, []).append(at)
+                elif self._unflushed(row.waits_for):
+                    waiting.append(at)
+        blocked = self._spread(waiting, bound)
+        return [pair for at, pair in enumerate(self._rows) if at not in blocked]
+
+    def _partner(self, at: int, number: int, inode: bytes) -> int | None:
+        """The later row that this one must not be seen without."""
+        for content in self._contents.get(inode, ()):
+            if self._rows[content][1].frozen_at > number:
+                return content
+        removal = self._removals.get(inode, -1)
+        return removal if removal > at and not self._unflushed(inode) else None
+
+    def _spread(self, waiting: list[int], bound: dict[int, list[int]]) -> set[int]:
+        blocked: set[int] = set()
+        reached: dict[Key, int] = {}  # the first row from which on all users are blocked
+        todo = waiting
+        while todo:
+            at = todo.pop()
+            if at in blocked:
+                continue
+            blocked.add(at)
+            todo.extend(bound.get(at, ()))
+            row = self._rows[at][1]
+            for key in chain(_touched(row.entry), row.frees):
+                todo.extend(self._later(key, at, reached))
+        return blocked
+
+    def _later(self, key: Key, at: int, reached: dict[Key, int]) -> list[int]:
+        """The users of a thing after a row, up to those that were given before."""
+        end = reached.get(key, len(self._rows))
+        users = self._users.get(key, [])
+        reached[key] = min(at, end)
+        return users[bisect_right(users, at) : bisect_right(users, end)]
 
 
 def _touched(entry: Entry) -> Iterable[Key]:
     """What later entries must not overtake this one on."""
     match entry:
         case Create():
-            yield entry.inode
-            yield from _of_placement(entry.placement)
+            return chain((entry.inode,), _of_placement(entry.placement))
         case Place():
-            yield from entry.directories
-            for placement in entry.placements:
-                yield placement.inode
-                yield from _of_placement(placement)
+            links = (_of_placement(placement) for placement in entry.placements)
+            inodes = (placement.inode for placement in entry.placements)
+            return chain(inodes, *links)
         case SetAttributes() | SetXattr() | Content():
-            yield entry.inode
+            return (entry.inode,)
         case Relocate():
-            yield entry.sid
+            return (entry.sid,)
+        case _:
+            return ()
 
 
 def _needed(entry: Entry) -> Iterable[Key]:
     """What this entry rests on beside what it touches: the directories it names."""
     match entry:
         case Create():
-            yield entry.placement.parent
+            return (entry.placement.parent,)
         case Place():
-            for placement in entry.placements:
-                yield placement.parent
+            parents = (placement.parent for placement in entry.placements)
+            return chain(parents, entry.directories)
+        case _:
+            return ()
 
 
 def _of_placement(placement: Placement) -> Iterable[Key]:
-    yield placement.link
-    if placement.parent != NOWHERE:
-        yield (placement.parent, placement.name)
+    if placement.parent == NOWHERE:
+        return (placement.link,)
+    return (placement.link, (placement.parent, placement.name))

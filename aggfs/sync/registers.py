@@ -5,12 +5,12 @@ after `Create`, only one is kept. Everything here is a function of rows and entr
 set of entries gives the same row in any order, and applying one twice changes nothing.
 """
 
-from stat import S_IFDIR, S_IFMT, S_IMODE
+from stat import S_IFMT, S_IMODE
 from typing import Any
 
 from msgspec.structs import replace
 
-from aggfs.model import NEVER, ROOT, Create, InodeRow, SetAttributes
+from aggfs.model import NEVER, Create, InodeRow, SetAttributes
 
 CREATED, MODE, UID, GID, ATIME, MTIME, CTIME = range(7)
 _FIELDS = ("created", "mode", "uid", "gid", "atime_ns", "mtime_ns", "ctime_ns")
@@ -25,12 +25,6 @@ FIRST_NUMBER = 2  # FUSE inode number 1 is the root
 def ghost(inode: bytes, number: int) -> InodeRow:
     """An inode that was mentioned, and whose `Create` has not come."""
     return InodeRow(inode, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"", 0, 0, 0, (), NEVER, 0)
-
-
-def root_row() -> InodeRow:
-    """The root, as every volume begins. No entry creates it; `SetAttributes` gives it an owner."""
-    mode = S_IFDIR | 0o755
-    return InodeRow(ROOT, 1, mode, 0, 0, 0, 0, 0, 0, 0, 0, b"", 1, 0, 0, (), NEVER, 0)
 
 
 def stamps(registers: bytes) -> list[bytes]:

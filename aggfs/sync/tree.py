@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from aggfs.model import (
     NEVER,
     ROOT,
+    ROOT_ROW,
     Child,
     ControlRow,
     InodeRow,
@@ -24,7 +25,7 @@ from aggfs.model import (
     VersionRow,
     XattrRow,
 )
-from aggfs.sync.registers import FIRST_NUMBER, root_row
+from aggfs.sync.registers import FIRST_NUMBER
 
 Row = TypeVar("Row")
 FIRST_COOKIE = 3  # of readdir: 1 and 2 are `.` and `..`
@@ -112,7 +113,7 @@ class DictTree:
 
     def __init__(self) -> None:
         self.cut = 0
-        self._inodes: dict[bytes, InodeRow] = {ROOT: root_row()}
+        self._inodes: dict[bytes, InodeRow] = {ROOT: ROOT_ROW}
         self._links: dict[bytes, LinkRow] = {}
         self._inode_links: dict[bytes, dict[bytes, None]] = {}
         self._xattrs: dict[tuple[bytes, bytes], XattrRow] = {}
