@@ -4,6 +4,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -21,12 +22,13 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
-from aggfs.config import AccountConfig, Config
+from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import files as file_tables
 from aggfs.engine import namespace as name_tables
 from aggfs.engine import publish, report
 from aggfs.engine.accounts import Account, Accounts, Ledger
+from aggfs.engine.change import Changes, Surroundings
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
@@ -38,7 +40,7 @@ from aggfs.engine.publish import Publisher, Writer
 from aggfs.engine.room import Bounds, Room
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Parts, Volume
-from aggfs.errors import Damaged
+from aggfs.errors import Damaged, Refused
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy
 from aggfs.model import ROOT, AccountEntry, AccountId, Content, PutStripe, SetAttributes
@@ -311,7 +313,12 @@ class _Assembly:
             publisher=self.publisher,
             allow_complete_copy=self.opened.policy.allow_complete_copy,
         )
-        return Volume(parts, VERBS)
+        surroundings = Surroundings(
+            open_account=lambda settings: open_account(account_from(settings)),
+            keep_header=partial(save_header, self.state),
+            random_bytes=os.urandom,
+        )
+        return Volume(parts, {**VERBS, **Changes(self.opened, surroundings).verbs()})
 
 
 def open_account(config: AccountConfig) -> Account:
@@ -325,8 +332,19 @@ def open_account(config: AccountConfig) -> Account:
         quota_bytes=config.quota_bytes,
         store=RetryingStore(metered, random=random.random),
         meter=metered.figures,
-        pool=default_provider(config) if config.driver == "directory" else "",
+        pool=_disk_of(config),
     )
+
+
+def _disk_of(config: AccountConfig) -> str:
+    """The disk whose room a directory shares; none while it is not there: a volume is opened,
+    and mounted, without the accounts that are away."""
+    if config.driver != "directory":
+        return ""
+    try:
+        return default_provider(config)
+    except Refused:
+        return ""
 
 
 VERBS = {

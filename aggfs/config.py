@@ -8,7 +8,7 @@ by reference (a profile, the names of environment variables) and never stored he
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NewType
 
@@ -165,6 +165,24 @@ def format_size(size_bytes: int) -> int | str:
         if factor > 1 and size_bytes and size_bytes % factor == 0:
             return f"{size_bytes // factor} {unit}"
     return size_bytes
+
+
+def account_settings(account: AccountConfig) -> dict[str, Any]:
+    """An account as plain values under the names of the configuration file."""
+    settings = {_toml_name(name): value for name, value in asdict(account).items()}
+    return settings | {"id": account.id.hex()}
+
+
+def account_from(settings: Mapping[str, object]) -> AccountConfig:
+    """The reverse, judged like an account of a configuration file."""
+    try:
+        account: AccountConfig = _CONVERTER.structure(settings, AccountConfig)
+    except cattrs.BaseValidationError as error:
+        raise _refusal("account", _shape_faults(error, "")) from error
+    faults = list(_account_faults(account))
+    if faults:
+        raise _refusal("account", faults)
+    return account
 
 
 def with_mount_options(config: Config, options: Mapping[str, str]) -> Config:

@@ -13,6 +13,8 @@ from aggfs.config import (
     Config,
     MountConfig,
     Size,
+    account_from,
+    account_settings,
     dump,
     format_size,
     load,
@@ -201,6 +203,22 @@ def test_a_file_is_read(tmp_path: Path):
     path.write_text(GOOD)
     assert stat.S_ISREG(path.stat().st_mode)
     assert load(path) == parse(GOOD)
+
+
+@given(accounts)
+def test_an_account_travels_as_plain_values(account):
+    assert account_from(account_settings(account)) == account
+
+
+def test_an_account_that_travelled_badly_is_refused():
+    settings = account_settings(parse(GOOD).accounts[0])
+    for fault, text in (
+        ({"id": "12"}, "account: id: must be 16 hexadecimal digits"),
+        ({"path": "x"}, "account: path: must be absolute"),
+        ({"colour": "red"}, "account: colour: unknown setting"),
+    ):
+        with pytest.raises(BadConfig, match=text):
+            account_from(settings | fault)
 
 
 def test_options_of_one_mount_replace_its_settings():

@@ -13,7 +13,7 @@ from aggfs.cli.client import NotRunning
 from aggfs.cli.files import write_config
 from aggfs.cli.places import VolumePlace, place_meant
 from aggfs.cli.specs import parse_spec
-from aggfs.config import AccountConfig
+from aggfs.config import AccountConfig, account_settings
 from aggfs.errors import AggfsError, BadConfig, StoreError
 from aggfs.model import AccountId
 
@@ -39,7 +39,7 @@ def add(spec: str, provider: str | None, volume: str | None) -> None:
     assembling.judge(changed)
     for note in assembling.try_accounts([new], config.accounts):
         click.echo(f"note: {note}")
-    ask(place, "account-add", account=assembling.account_settings(new))
+    ask(place, "account-add", account=account_settings(new))
     write_config(place, changed)
     click.echo(f"{new.name} is an account of {place.name} now, at the provider {new.provider}")
 
@@ -53,7 +53,7 @@ def list_accounts(volume: str | None, as_json: bool) -> None:
     answered = _answered(place)
     rows = []
     for known in assembling.load_config(place).accounts:
-        settings = assembling.account_settings(known)
+        settings = account_settings(known)
         rows.append(settings | answered.get(known.id.hex(), {}))
     if as_json:
         click.echo(json.dumps(rows))
@@ -99,7 +99,7 @@ def _answered(place: VolumePlace) -> dict[str, dict[str, object]]:
 
 
 def _row(row: dict[str, object]) -> list[str]:
-    level, quota = row.get("level"), row.get("quota_bytes")
+    level, quota = row.get("level"), row.get("quota")
     state = "not mounted"
     if "healthy" in row:
         state = "healthy" if row["healthy"] else f"DOWN: {row['error']}"

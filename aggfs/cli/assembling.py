@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,11 +40,6 @@ def load_config(place: VolumePlace, options: Mapping[str, str] | None = None) ->
     """The configuration of a volume on this machine, with options of one mount laid over."""
     config = configuration.load(place.config_path)
     return configuration.with_mount_options(config, options) if options else config
-
-
-def account_settings(account: AccountConfig) -> dict[str, Any]:
-    """The settings as the daemon takes them over its socket."""
-    return asdict(account) | {"id": account.id.hex()}
 
 
 def with_provider(account: AccountConfig) -> AccountConfig:

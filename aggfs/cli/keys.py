@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,6 +56,7 @@ def add(kind: str, passphrase_file: Path | None, to: Path | None, volume: str | 
     if kind == "words":
         unlocking.show_words(secret.value.decode())
     click.echo(f"slot {answer['id']} opens {place.name} now")
+    _tell_failed(answer)
 
 
 @key.command()
@@ -63,8 +65,14 @@ def add(kind: str, passphrase_file: Path | None, to: Path | None, volume: str | 
 def remove(slot: str, volume: str | None) -> None:
     """Remove the slot ID (see `aggfs key show`). Its secret opens nothing any more."""
     place = place_meant(volume)
-    ask(place, "key-remove", id=slot)
+    answer = ask(place, "key-remove", id=slot)
     click.echo(f"slot {slot} is gone from {place.name}")
+    _tell_failed(answer)
+
+
+def _tell_failed(answer: dict[str, Any]) -> None:
+    for name in answer["failed"]:
+        click.echo(f"note: {name} did not answer and keeps the older header until the next change")
 
 
 def _new_key_file(path: Path) -> Secret:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aggfs.cli import exits
+from aggfs.coding.keys import is_header_name
 from tests.support.commands import Home, a_home, words_in
 from tests.support.mounting import needs_fuse
 
@@ -210,8 +211,35 @@ def test_a_key_is_added_used_and_removed(user):
     user.aggfs("recover", "photos", *specs, "--key-file", user.path / "key")
     (file_slot,) = [slot["id"] for slot in slots if slot["kind"] == "key_file"]
     user.aggfs("key", "remove", file_slot)
-    user.aggfs("key", "remove", file_slot, code=exits.FAILED)
+    user.aggfs("key", "remove", file_slot, code=exits.NO_ENTRY)
     assert "key_file" not in {slot["kind"] for slot in user.json("key", "show")}
+
+
+def headers_of(directory: Path) -> set[str]:
+    keys = [key for key in objects_of(directory) if not key.startswith(".")]
+    return {key for key in keys if is_header_name(key)}
+
+
+def test_a_change_of_keys_reaches_the_accounts_that_answer_or_none(user):
+    user.init("photos", "--n=4", accounts=4)
+    (user.path / "account3").rename(user.path / "away3")
+    added = user.aggfs("key", "add", "words")
+    assert "note: a3 did not answer" in added.out
+    assert len(words_in(added.out).split()) == 24
+    before = user.json("key", "show")
+    (user.path / "account2").rename(user.path / "away2")
+    headers = headers_of(user.path / "account0")
+    user.aggfs("key", "add", "words", code=exits.UNREACHABLE)
+    assert headers_of(user.path / "account0") == headers
+    assert len(headers) == 1
+    assert user.json("key", "show") == before
+
+
+def test_a_device_keeps_its_own_key(user):
+    user.init("photos")
+    (own,) = [slot["id"] for slot in user.json("key", "show") if slot["kind"] == "device"]
+    user.aggfs("key", "remove", own, code=exits.BAD_CONFIG)
+    user.aggfs("key", "remove", "00" * 8, code=exits.NO_ENTRY)
 
 
 def test_an_account_is_added_while_the_volume_is_mounted(user, cloud):

@@ -82,7 +82,7 @@ class Home:
 
 def words_in(text: str) -> str:
     """The recovery words that a command printed."""
-    words = re.findall(r"(?<=\d )([a-z]+)", text)
+    words = re.findall(r"(?<![^\s])\d{1,2} ([a-z]+)", text)
     assert len(words) == 24, text
     return " ".join(words)
 

@@ -1,0 +1,198 @@
+"""Changing what a volume is made of: its accounts, and the ways into it.
+
+A change of the ways in is a new generation of the header. It is put on the accounts first, then
+kept here, then the older generations are deleted: whenever this is cut short, every account has a
+header that opens. An account that is away keeps its older header, and the answer names it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from aggfs.coding.keys import is_header_name
+from aggfs.coding.slots import OpenedHeader, Secret, new_slot
+from aggfs.engine.accounts import Account
+from aggfs.engine.audit import audit_complete_copies
+from aggfs.engine.headers import put_header, replace_headers
+from aggfs.engine.volume import Volume
+from aggfs.errors import BadConfig, NoEntry, StoreError, Unreachable
+from aggfs.formats.header import SlotKind
+from aggfs.model import AccountEntry, AccountId
+
+Answer = dict[str, object]
+Arguments = Mapping[str, object]
+RandomBytes = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a change needs of the world: how settings become an account, where this device keeps
+    its copy of the header, and the secret of this device's own slot."""
+
+    open_account: Callable[[Mapping[str, object]], Account]
+    keep_header: Callable[[OpenedHeader], None]
+    random_bytes: RandomBytes
+
+
+class Changes:
+    """The verbs that change a volume. One change at a time."""
+
+    def __init__(self, opened: OpenedHeader, surroundings: Surroundings) -> None:
+        self._opened = opened
+        self._around = surroundings
+        self._lock = trio.Lock()
+
+    def verbs(self) -> Mapping[str, Callable[[Volume, Arguments], Awaitable[Answer]]]:
+        """By the names under which commands ask for them."""
+        return {
+            "account-add": self.add_account,
+            "audit-no-complete-copy": self.audit,
+            "key-add": self.add_key,
+            "key-list": self.list_keys,
+            "key-remove": self.remove_key,
+        }
+
+    # --- accounts -----------------------------------------------------------------------------
+
+    async def add_account(self, volume: Volume, arguments: Arguments) -> Answer:
+        """Take a new account in: it gets the header, and the other devices hear of it.
+
+        Raises `StoreError` when the account does not take the header; nothing is changed then.
+        """
+        settings = arguments.get("account")
+        if not isinstance(settings, dict):
+            raise BadConfig("account-add: the argument `account` holds the settings")
+        parts = volume.parts
+        async with self._lock:
+            account = self._around.open_account(settings)
+            if any(account.id == one.id or account.name == one.name for one in parts.accounts):
+                raise BadConfig(f"there is an account {account.name!r} already")
+            key, size = await put_header(
+                account.store, self._opened, account.id, self._around.random_bytes
+            )
+            parts.accounts.add(account)
+            parts.accounts.ledger.put_object(account.id, key, size)
+            parts.namespace.add_control(
+                AccountEntry(
+                    account.id, account.name, account.provider, account.quota_bytes, removed=False
+                )
+            )
+            await parts.database.durable()
+        await parts.accounts.ask_space()
+        parts.publisher.wake()
+        return {}
+
+    async def audit(self, volume: Volume, arguments: Arguments) -> Answer:
+        """What each provider holds, and what it could rebuild by itself. See `engine.audit`."""
+        del arguments
+        pairs = [(one.provider, one.store) for one in volume.parts.accounts]
+        holdings = await audit_complete_copies(pairs, volume.parts.keys)
+        return {
+            "providers": [
+                {
+                    "provider": one.provider,
+                    "objects": one.objects,
+                    "stripes": one.stripes,
+                    "heads": one.heads,
+                    "headers": one.headers,
+                    "foreign": one.foreign,
+                    "most_fragments": one.most_fragments,
+                }
+                for one in holdings
+            ],
+            "complete": [f"{one.provider}: {text}" for one in holdings for text in one.complete],
+        }
+
+    # --- ways in ------------------------------------------------------------------------------
+
+    async def list_keys(self, volume: Volume, arguments: Arguments) -> Answer:
+        """The slots; a device's bears the device's name."""
+        del volume, arguments
+        names = {member.slot_key: member.name for member in self._opened.members}
+        return {
+            "slots": [
+                {
+                    "id": slot.slot.hex(),
+                    "kind": slot.kind.name.lower(),
+                    "label": names.get(slot.public_key, ""),
+                }
+                for slot in self._opened.slots
+            ]
+        }
+
+    async def add_key(self, volume: Volume, arguments: Arguments) -> Answer:
+        """A slot for a secret that the user has."""
+        secret = _secret_of(arguments)
+        # Stretching a passphrase takes a second and a quarter of a gigabyte.
+        slot = await trio.to_thread.run_sync(
+            lambda: new_slot(secret, random_bytes=self._around.random_bytes)
+        )
+        async with self._lock:
+            failed = await self._replace(volume, self._opened.with_slot(slot))
+        return {"id": slot.slot.hex(), "failed": failed}
+
+    async def remove_key(self, volume: Volume, arguments: Arguments) -> Answer:
+        """Take a way in away. A device's goes with the device, not by itself."""
+        wanted = str(arguments.get("id"))
+        devices = {member.slot_key for member in self._opened.members}
+        async with self._lock:
+            found = [slot for slot in self._opened.slots if slot.slot.hex() == wanted]
+            if not found:
+                raise NoEntry(f"there is no slot {wanted!r}")
+            if found[0].public_key in devices:
+                raise BadConfig(f"slot {wanted} is a device's: its mounts would not start again")
+            failed = await self._replace(volume, self._opened.without_slot(found[0].slot))
+        return {"failed": failed}
+
+    async def _replace(self, volume: Volume, opened: OpenedHeader) -> list[str]:
+        """Make this generation the current one; the names of accounts that did not take it.
+
+        Raises `Unreachable` when too few did: then it lies nowhere, and nothing is changed.
+        """
+        parts = volume.parts
+        stores = {one.id: one.store for one in parts.accounts}
+        placed, failed = await replace_headers(
+            ((bytes(account), store) for account, store in stores.items()),
+            opened,
+            self._around.random_bytes,
+        )
+        needed = min(len(stores), opened.policy.n - opened.policy.k + 1)
+        if len(placed) < needed:
+            for account, (key, _) in placed.items():
+                await stores[AccountId(account)].delete(key)
+            raise Unreachable(
+                f"{len(placed)} of {needed} accounts took the change: {next(iter(failed.values()))}"
+            )
+        await trio.to_thread.run_sync(self._around.keep_header, opened)
+        self._opened = opened
+        for account, (key, size) in placed.items():
+            await self._forget_older(volume, AccountId(account), key)
+            parts.accounts.ledger.put_object(AccountId(account), key, size)
+        await parts.database.durable()
+        return [one.name for one in parts.accounts if bytes(one.id) in failed]
+
+    async def _forget_older(self, volume: Volume, account: AccountId, newest: str) -> None:
+        """Delete the headers of older generations. One that stays is deleted with the next."""
+        found = volume.parts.accounts.get(account)
+        ledger = volume.parts.accounts.ledger
+        for key, _ in ledger.objects(account):
+            if found is None or key == newest or not is_header_name(key):
+                continue
+            try:
+                await found.store.delete(key)
+            except StoreError as error:
+                found.failed(error)
+            else:
+                ledger.drop_object(account, key)
+
+
+def _secret_of(arguments: Arguments) -> Secret:
+    try:
+        kind = SlotKind[str(arguments.get("kind")).upper()]
+        value = bytes.fromhex(str(arguments.get("secret")))
+    except (KeyError, ValueError):
+        raise BadConfig("key-add: `kind` names a kind of slot, `secret` is hexadecimal") from None
+    if kind is SlotKind.DEVICE:
+        raise BadConfig("a device's slot is made when it joins")
+    return Secret(kind, value)
