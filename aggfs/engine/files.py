@@ -26,7 +26,7 @@ from aggfs.cache.unitfile import UnitCipher
 from aggfs.engine.fill import Filler, Target
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.room import Room
-from aggfs.errors import AggfsError
+from aggfs.errors import AggfsError, NoEntry
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, INLINE_BYTES, Content, Extent, InodeRow
 
@@ -378,8 +378,11 @@ class Files:
 
     def may_get_content(self, inode: bytes) -> bool:
         """Whether an inode has content in no outbox row, or was just made and is still open: it
-        is not published as it is now."""
-        row = self._namespace.by_inode(inode)
+        is not published as it is now. One that is gone gets nothing more."""
+        try:
+            row = self._namespace.by_inode(inode)
+        except NoEntry:
+            return False
         if self.is_dirty(row.number):
             return True
         age_ns = self._clock_ns() - row.btime_ns
