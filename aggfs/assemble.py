@@ -258,7 +258,6 @@ class _Assembly:
 
     def _announce(self, entry: PutStripe) -> None:
         self.namespace.add_control(entry)
-        self.publisher.wake()
 
     def _publisher(self) -> Publisher:
         writer = Writer(

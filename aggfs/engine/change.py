@@ -80,7 +80,6 @@ class Changes:
             )
             await parts.database.durable()
         await parts.accounts.ask_space()
-        parts.publisher.wake()
         return {}
 
     async def audit(self, volume: Volume, arguments: Arguments) -> Answer:

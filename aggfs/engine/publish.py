@@ -113,7 +113,6 @@ class Publisher:
         self._on_published = on_published
         self._table = database.table("journal")
         self._lock = trio.Lock()
-        self._wake = trio.Event()
         self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
 
     # --- state --------------------------------------------------------------------------------
@@ -144,23 +143,18 @@ class Publisher:
     def _key(pending: Pending, kind: bytes = b"p") -> bytes:
         return kind + bytes((pending.chain,)) + pending.sequence.to_bytes(8)
 
-    def wake(self) -> None:
-        """There may be something to publish."""
-        self._wake.set()
-
     # --- rounds -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Publish what may be published, about once a second while there is something."""
+        """Publish what may be published: a second's worth at once, later after a failure."""
         pause = ROUND_SECONDS
         while True:
-            with trio.move_on_after(pause):
-                await self._wake.wait()
-                await trio.sleep(ROUND_SECONDS)
-            self._wake = trio.Event()
+            await trio.sleep(pause)
+            if not (len(self._outbox) or self.pending() or self._heads_behind()):
+                continue
             try:
                 await self.publish()
-                pause = ROUND_SECONDS if self.pending() else RETRY_LIMIT_SECONDS
+                pause = ROUND_SECONDS
             except Unreachable as error:
                 pause = min(pause * 2, RETRY_LIMIT_SECONDS)
                 logger.info("publishing is delayed: %s", error)
@@ -301,8 +295,8 @@ class Publisher:
         if ends != state.published:
             state = msgspec.structs.replace(state, count=state.count + 1)
             self._put_state(state)
-        behind = [one for one in self._accounts if self._heads.get(one.id) != state.count]
-        if not behind or state.count == 0:
+        behind = self._heads_behind()
+        if not behind:
             return
         await self._database.durable()
         pieces = await trio.to_thread.run_sync(self._seal_head, state)
@@ -327,6 +321,11 @@ class Publisher:
                 self.state, published=ends, published_at_ns=self._writer.wall_ns()
             )
         )
+
+    def _heads_behind(self) -> list[Account]:
+        """The accounts that do not know where the journal ends."""
+        count = self.state.count
+        return [one for one in self._accounts if count and self._heads.get(one.id) != count]
 
     def _seal_head(self, state: JournalState) -> list[Buffer]:
         head = Head(
