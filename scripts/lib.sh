@@ -34,6 +34,13 @@ install_packages() {
         "${missing[@]}" >/dev/null
 }
 
+# fusermount3 looks there before it unmounts for an ordinary user; a minimal Debian lacks it.
+make_mtab() {
+    [ ! -e /etc/mtab ] || return 0
+    say "making /etc/mtab a link to /proc/self/mounts (fusermount3 needs it)"
+    as_root ln -s ../proc/self/mounts /etc/mtab
+}
+
 # The interpreter must be 3.11 or newer and must bring what a virtual environment is made of.
 find_python() {
     local python
@@ -57,6 +64,7 @@ prepare() {
     flock 9
     if [ "$(cat "$venv/stamp-$wanted" 2>/dev/null)" != "$(stamp_of "$wanted")" ]; then
         install_packages
+        make_mtab
         if [ ! -x "$venv/bin/python" ]; then
             python=$(find_python)
             say "making a virtual environment in .venv with $python"

@@ -15,6 +15,7 @@ from aggfs.errors import Busy, MountRefused
 FUSE_TYPE = "fuse.aggfs"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_CONFIG = "/etc/fuse.conf"
+MOUNT_TABLE = "/etc/mtab"
 PROBE_SECONDS = 10
 STALE_MOUNTS_LIMIT = 16
 
@@ -65,6 +66,11 @@ def check_fuse(*, allow_other: bool) -> None:
         raise MountRefused(f"{FUSE_DEVICE} may not be opened by this user")
     if shutil.which("fusermount3") is None:
         raise MountRefused("fusermount3 is missing: install the package fuse3")
+    if os.geteuid() != 0 and not os.path.exists(MOUNT_TABLE):
+        raise MountRefused(
+            f"{MOUNT_TABLE} is missing, and fusermount3 would not unmount without it: "
+            f"as root, ln -s ../proc/self/mounts {MOUNT_TABLE}"
+        )
     if allow_other and os.geteuid() != 0 and not _others_may_be_allowed():
         raise MountRefused(f"allow_other needs the line user_allow_other in {FUSE_CONFIG}, or root")
 
