@@ -11,14 +11,15 @@ import tempfile
 import pyfuse3
 import trio
 
-from aggfs.daemon.mountpoint import raise_read_ahead
+from aggfs.daemon.mountpoint import mounted_at, raise_read_ahead
 from aggfs.errors import Busy, MountRefused
 from aggfs.mount.operations import VolumeOperations
 
 log = logging.getLogger(__name__)
 
-UNMOUNT_SECONDS = 30
+UNMOUNT_SECONDS = 30  # for each step until the name is gone
 LEAVE_SECONDS = 10  # for programs that have files open, after the name is gone
+NAMESPACE_SECONDS = 1  # for the session to end by itself, after a plain unmount
 ABORT_SECONDS = 5  # for requests under way, after the session ended
 
 
@@ -71,6 +72,7 @@ class Folder:
         code, complaint = await self._fusermount("-u")
         if code:
             raise Busy(f"{self._mountpoint} stays mounted: {complaint}")
+        self.ask_to_leave()  # does nothing more where the session ends by itself
 
     async def _tell_when_it_answers(self, task_status: trio.TaskStatus[None]) -> None:
         await trio.to_thread.run_sync(os.stat, self._mountpoint, abandon_on_cancel=True)
@@ -84,12 +86,13 @@ class Folder:
         await self._asked.wait()
         async with trio.open_nursery() as patience:
             patience.start_soon(self._cancel_when_asked_again, patience.cancel_scope)
-            with trio.move_on_after(UNMOUNT_SECONDS):
+            with trio.move_on_after(UNMOUNT_SECONDS + LEAVE_SECONDS):
                 await self._let_go()
-            await trio.sleep(LEAVE_SECONDS)
             patience.cancel_scope.cancel()
-        # Still here: somebody has files open. The session ends, and they get an error.
-        log.warning("%s is still in use; its users are cut off", self._mountpoint)
+        await self._end_session(session)
+
+    async def _end_session(self, session: trio.CancelScope) -> None:
+        """Whoever still holds the folder gets an error from now on."""
         pyfuse3.terminate()
         with trio.move_on_after(ABORT_SECONDS):
             await self._asked_again.wait()
@@ -100,11 +103,19 @@ class Folder:
         patience.cancel()
 
     async def _let_go(self) -> None:
-        """Unmount; where that is refused, write mapped pages back and take the name away."""
+        """Unmount; where that is refused, write mapped pages back and take the name away.
+
+        The session usually ends meanwhile, and this with it. It goes on for programs that have
+        files open, and for mount namespaces that were copied with the mount in them.
+        """
         code, _ = await self._fusermount("-u")
-        if code:
-            await trio.to_thread.run_sync(_write_back, self._mountpoint, abandon_on_cancel=True)
-            await self._fusermount("-u", "-z")
+        if code == 0 or mounted_at(self._mountpoint) is None:
+            await trio.sleep(NAMESPACE_SECONDS)
+            return
+        await trio.to_thread.run_sync(_write_back, self._mountpoint, abandon_on_cancel=True)
+        await self._fusermount("-u", "-z")
+        await trio.sleep(LEAVE_SECONDS)
+        log.warning("%s is still in use; its users are cut off", self._mountpoint)
 
     async def _fusermount(self, *options: str) -> tuple[int, str]:
         """Exit code, and the last line that it printed."""
