@@ -295,6 +295,7 @@ class SparseFile:
     def cut(self, size: int) -> None:
         """Loop: nothing is here from `size` on. The smaller size must be *durable* already: a
         crash in between must find the old bytes. (For O_TRUNC start a new generation.)"""
+        self.load(size, size + 1)
         with self._lock:
             self._assert_open()
             presence = self._presence

@@ -1,0 +1,540 @@
+"""What sparse files promise, one promise at a time. Random sequences: see test_sparse_model."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from aggfs.cache.database import Database
+from aggfs.cache.files import SparseFiles
+from aggfs.cache.sums import TABLE
+from aggfs.coding.cipher import XtsUnit
+from aggfs.errors import Busy, Damaged, LocalDiskFailed
+from aggfs.model import BLOCK_BYTES
+from aggfs.sync.holes import Ranges
+
+UNIT = 64 * 1024
+DATA = os.urandom(3 * BLOCK_BYTES)
+
+
+class State:
+    """A state directory whose process can crash. `cipher` None: kept in plain."""
+
+    def __init__(self, home, cipher):
+        self.home, self.cipher = home, cipher
+        self.start()
+
+    def start(self):
+        self.database = Database.open(str(self.home / "db"), tables=(TABLE,))
+        self.files = SparseFiles(str(self.home / "files"), self.database, Ranges)
+
+    def open(self, size=0, number=7, generation=1):
+        return self.files.open(number, generation, size=size, cipher=self.cipher)
+
+    def crash(self):
+        """What is not committed is lost; what is in the page cache is not."""
+        self.database._reader.abort()
+        self.database._environment.close()
+        os.close(self.database._lock)
+        self.start()
+
+    @property
+    def data_path(self):
+        return self.home / "files" / "data" / "0000000000000007.1"
+
+    def filled(self):
+        """A file with clean bytes, recorded, closed and opened again."""
+        file = self.open(len(DATA))
+        file.fill(0, DATA)
+        self.files.close(file)
+        self.database.commit_now()
+        return self.open(len(DATA))
+
+
+@pytest.fixture(params=["encrypted", "plain"])
+def state(request, tmp_path):
+    return State(tmp_path, XtsUnit(bytes(range(64))) if request.param == "encrypted" else None)
+
+
+@pytest.fixture
+def encrypted(tmp_path):
+    return State(tmp_path, XtsUnit(bytes(range(64))))
+
+
+def release(file, size):
+    frozen = file.freeze(size)
+    for first, stop in frozen.blocks:
+        frozen.read_blocks(first, stop - first)
+    frozen.release()
+
+
+# --- clean bytes ----------------------------------------------------------------------------------
+
+
+def test_clean_bytes_are_found_again_after_a_restart(state):
+    file = state.filled()
+    assert file.missing(0, len(DATA)) == []
+    assert file.read(0, len(DATA)) == (DATA, [])
+    assert not file.is_dirty
+
+
+def test_released_edits_are_clean_after_a_restart(state):
+    file = state.open()
+    file.write(0, DATA)
+    release(file, len(DATA))
+    state.database.commit_now()
+    state.crash()
+    file = state.open(len(DATA))
+    assert not file.is_dirty
+    assert file.missing(0, len(DATA)) == []
+    assert file.read(0, len(DATA)) == (DATA, [])
+
+
+@pytest.mark.parametrize("at", [0, UNIT + 17, len(DATA) - 1])
+def test_a_clean_unit_that_rotted_becomes_a_hole_and_nothing_else_does(state, at):
+    file = state.filled()
+    with open(state.data_path, "r+b") as disk:
+        disk.seek(at)
+        byte = disk.read(1)[0]
+        disk.seek(at)
+        disk.write(bytes((byte ^ 1,)))
+    assert file.missing(0, len(DATA)) == []
+    data, holes = file.read(0, len(DATA))
+    start = at - at % UNIT
+    assert holes == [(start, start + UNIT)]
+    assert data == DATA[:start] + bytes(UNIT) + DATA[start + UNIT :]
+    file.fill(0, DATA)
+    assert file.read(0, len(DATA)) == (DATA, [])
+
+
+def test_an_edit_beside_rotten_bytes_does_not_make_them_good(state):
+    file = state.filled()
+    with open(state.data_path, "r+b") as disk:
+        disk.seek(100)
+        disk.write(b"rot")
+    file.load(0, UNIT)
+    file.write(5000, b"edit")
+    assert file.missing(0, UNIT) == [(0, 5000), (5004, UNIT)]
+
+
+def test_the_recorded_unit_is_forgotten_when_it_is_edited(state):
+    file = state.filled()
+    file.load(0, len(DATA))
+    file.write(10, b"x")
+    file.settle()
+    assert file._rows.block(0)[0] == (0, 0)
+    assert file._rows.block(0)[1][0] == UNIT
+
+
+def test_a_write_that_was_never_marked_costs_a_fetch_only(state):
+    # The commit that forgets the unit's row is lost: the checksum tells.
+    file = state.filled()
+    file.load(0, 10)
+    file.write(10, b"edited")
+    state.crash()
+    file = state.open(len(DATA))
+    assert list(file.dirty_ranges()) == [(10, 16)]
+    assert file.missing(0, UNIT) == [(0, 10), (16, UNIT)]
+    assert file.read(0, 16)[0][10:] == b"edited"
+
+
+def test_a_fill_leaves_edits_alone(state):
+    file = state.open()
+    file.write(100, b"mine")
+    file.fill(0, DATA[:UNIT])
+    assert file.read(0, UNIT)[0] == DATA[:100] + b"mine" + DATA[104:UNIT]
+    assert list(file.dirty_ranges()) == [(100, 104)]
+
+
+def test_gaps_are_zeros_once_they_are_asked_for(state):
+    file = state.open()
+    file.write(300_000, b"end")
+    file.zero_ranges(file.missing(0, 300_003))
+    data, holes = file.read(0, 300_003)
+    assert (data, holes) == (bytes(300_000) + b"end", [])
+    assert file.dirty_bytes == 3
+
+
+def test_many_rows_are_loaded_page_by_page(state):
+    size = 300 * BLOCK_BYTES
+    file = state.open(size)
+    for block in range(0, 300, 2):
+        file.fill(block * BLOCK_BYTES, DATA[:100])
+    state.files.close(file)
+    file = state.open(size)
+    missing = file.missing(0, size)
+    assert missing[0] == (100, 2 * BLOCK_BYTES)
+    assert len(missing) == 150
+
+
+# --- edits and crashes ----------------------------------------------------------------------------
+
+
+def test_edits_survive_a_crash_without_any_sync(state):
+    file = state.open()
+    file.write(0, DATA[:1000])
+    file.write(5000, DATA[:UNIT])
+    state.crash()
+    file = state.open(5000 + UNIT)
+    assert list(file.dirty_ranges()) == [(0, 1000), (5000, 5000 + UNIT)]
+    assert file.read(0, 1000)[0] == DATA[:1000]
+    assert file.read(5000, UNIT)[0] == DATA[:UNIT]
+
+
+def test_an_edit_after_a_release_stays_marked_though_the_release_is_committed_later(state):
+    file = state.open()
+    file.write(0, b"first edit")
+    release(file, 10)
+    file.write(0, b"second one")
+    state.database.commit_now()
+    state.crash()
+    file = state.open(10)
+    assert list(file.dirty_ranges()) == [(0, 10)]
+    assert file.read(0, 10)[0] == b"second one"
+
+
+def test_a_release_that_was_not_committed_is_undone_by_a_crash(state):
+    file = state.open()
+    file.write(0, DATA)
+    release(file, len(DATA))
+    assert not file.is_dirty
+    state.crash()
+    file = state.open(len(DATA))
+    assert file.dirty_bytes == len(DATA)
+    assert file.read(0, len(DATA))[0] == DATA
+
+
+def test_eviction_never_takes_bytes_whose_release_is_not_committed(state):
+    file = state.open()
+    file.write(0, DATA)
+    release(file, len(DATA))
+    file.punch(file.evict(0, len(DATA)))
+    state.crash()
+    file = state.open(len(DATA))
+    assert file.read(0, len(DATA)) == (DATA, [])
+    assert file.dirty_bytes == len(DATA)
+
+
+def test_evicted_bytes_give_their_space_back(state):
+    file = state.filled()
+    file.write(100, b"edit")
+    before = state.data_path.stat().st_blocks
+    freed = file.punch(file.evict(0, len(DATA)))
+    assert freed > 2 * BLOCK_BYTES
+    assert state.data_path.stat().st_blocks < before
+    assert file.missing(0, len(DATA)) == [(0, 100), (104, len(DATA))]
+    assert file.read(100, 4)[0] == b"edit"
+
+
+def test_eviction_punches_nothing_that_was_written_meanwhile(state):
+    file = state.filled()
+    gone = file.evict(0, len(DATA))
+    file.write(0, DATA[:10_000])
+    file.punch(gone)
+    assert file.read(0, 10_000)[0] == DATA[:10_000]
+
+
+def test_an_append_whose_size_was_never_committed_is_dropped(state):
+    file = state.open()
+    file.write(0, DATA[:2000])
+    state.crash()
+    file = state.open(size=500)
+    assert list(file.dirty_ranges()) == [(0, 500)]
+    state.crash()
+    file = state.open(size=2000)
+    assert list(file.dirty_ranges()) == [(0, 500)]
+    assert file.missing(0, 2000) == [(500, 2000)]
+
+
+def test_a_mark_whose_bytes_never_reached_the_disk_is_dropped(state):
+    """A loss of power: the mark was written back in time, some of the bytes were not."""
+    file = state.open()
+    file.write(0, DATA[:BLOCK_BYTES])
+    file._raw.punch(UNIT, UNIT + 8192)
+    state.crash()
+    file = state.open(BLOCK_BYTES)
+    data, holes = file.read(0, BLOCK_BYTES)
+    assert holes == [(UNIT, UNIT + 8192)]
+    assert data[:UNIT] == DATA[:UNIT]
+    assert data[UNIT + 8192 :] == DATA[UNIT + 8192 : BLOCK_BYTES]
+    assert not file.dirty_ranges().overlaps(UNIT, UNIT + 8192)
+
+
+def test_groups_that_never_reached_the_disk_are_found_within_a_page(encrypted):
+    file = encrypted.open()
+    file.write(0, DATA[:4096])
+    with open(encrypted.data_path, "r+b") as disk:
+        disk.seek(1008)
+        disk.write(bytes(1000))
+    encrypted.crash()
+    file = encrypted.open(4096)
+    file.prove_dirty()
+    assert list(file.dirty_ranges()) == [(0, 1008), (2000, 4096)]
+
+
+def test_zeros_that_were_written_in_plain_are_kept(tmp_path):
+    state = State(tmp_path, None)
+    file = state.open()
+    file.write(0, bytes(100_000))
+    state.crash()
+    assert list(state.open(100_000).dirty_ranges()) == [(0, 100_000)]
+
+
+# --- freezing -------------------------------------------------------------------------------------
+
+
+def test_a_frozen_file_is_read_as_it_was_while_it_is_edited(state):
+    file = state.open()
+    file.write(0, DATA)
+    frozen = file.freeze(len(DATA))
+    file.write(0, b"newer")
+    file.write(BLOCK_BYTES - 2, b"across")
+    first = frozen.read_block(0)
+    file.write(10, b"later")
+    assert bytes(first) == DATA[:BLOCK_BYTES]
+    rest = frozen.read_blocks(1, 2)
+    assert b"".join(rest) == DATA[BLOCK_BYTES:]
+    frozen.release()
+    dirty = [(0, 5), (10, 15), (BLOCK_BYTES - 2, BLOCK_BYTES + 4)]
+    assert list(file.dirty_ranges()) == dirty
+    assert file.read(0, 15)[0] == b"newer" + DATA[5:10] + b"later"
+
+
+def test_a_frozen_block_that_is_partly_here_is_completed_with_what_was_there(state):
+    file = state.open(BLOCK_BYTES)
+    file.write(0, b"edit")
+    frozen = file.freeze(BLOCK_BYTES)
+    assert frozen.missing() == [(4, BLOCK_BYTES)]
+    with pytest.raises(Damaged):
+        frozen.read_block(0)
+    file.write(UNIT, b"newer")  # onto a hole: the frozen block wants what the accounts have
+    assert frozen.missing() == [(4, BLOCK_BYTES)]
+    file.fill(4, DATA[4:BLOCK_BYTES])
+    assert frozen.missing() == []
+    assert bytes(frozen.read_block(0)) == b"edit" + DATA[4:BLOCK_BYTES]
+    assert file.read(UNIT, 5)[0] == b"newer"
+
+
+def test_only_what_is_done_is_released(state):
+    file = state.open()
+    file.write(0, DATA)
+    frozen = file.freeze(len(DATA))
+    for block in range(3):
+        frozen.read_block(block)
+    frozen.release([(1, 2)])
+    assert list(file.dirty_ranges()) == [(0, BLOCK_BYTES), (2 * BLOCK_BYTES, 3 * BLOCK_BYTES)]
+
+
+def test_a_thawed_file_is_as_dirty_as_before_and_can_be_frozen_again(state):
+    file = state.open()
+    file.write(0, DATA)
+    frozen = file.freeze(len(DATA))
+    with pytest.raises(Busy):
+        file.freeze(len(DATA))
+    frozen.read_block(0)
+    frozen.thaw()
+    frozen.thaw()
+    assert file.dirty_bytes == len(DATA)
+    again = file.freeze(len(DATA))
+    assert b"".join(again.read_blocks(0, 3)) == DATA
+
+
+def test_a_generation_that_was_given_up_can_be_read_out_to_the_end(state):
+    file = state.open()
+    file.write(0, DATA)
+    frozen = file.freeze(len(DATA))
+    state.files.remove(file)
+    state.database.commit_now()
+    state.files.purge()
+    assert not state.data_path.exists()
+    assert b"".join(frozen.read_blocks(0, 3)) == DATA
+    frozen.release()
+    state.database.commit_now()
+    with pytest.raises(Busy):
+        file.write(0, b"x")
+
+
+def test_a_frozen_block_is_read_whole_while_another_thread_edits_it(state):
+    file = state.open()
+
+    def edit():
+        for number in range(30):
+            file.write(number * 20_000, b"another thread's edit" * 50)
+
+    for _ in range(20):
+        file.write(0, DATA)
+        frozen = file.freeze(len(DATA))
+        worker = threading.Thread(target=edit)
+        worker.start()
+        found = b"".join(bytes(frozen.read_block(block)) for block in range(3))
+        worker.join()
+        assert found == DATA
+        frozen.thaw()
+
+
+def test_a_reader_never_sees_a_torn_group(encrypted):
+    """Beside edits of whole ranges, each group of 16 bytes is old or new."""
+    file = encrypted.open()
+    old, new = b"o" * UNIT, b"n" * UNIT
+    file.write(0, old)
+    stop = threading.Event()
+
+    def edit():
+        while not stop.is_set():
+            file.write(0, new)
+            file.write(0, old)
+
+    worker = threading.Thread(target=edit)
+    worker.start()
+    try:
+        for _ in range(300):
+            assert set(bytes(file.read(0, UNIT)[0])) <= set(b"on")
+    finally:
+        stop.set()
+        worker.join()
+
+
+# --- cuts, removals -------------------------------------------------------------------------------
+
+
+def test_what_was_cut_off_does_not_come_back_when_the_file_grows(state):
+    file = state.filled()
+    file.cut(1000)
+    file.write(len(DATA) - 5, b"after")
+    assert file.missing(0, len(DATA)) == [(1000, len(DATA) - 5)]
+    state.files.close(file)
+    state.database.commit_now()
+    state.crash()
+    file = state.open(len(DATA))
+    missing = file.missing(0, len(DATA))
+    assert missing[-1][1] == len(DATA) - 5
+    assert missing[0][0] <= 1000
+
+
+def test_a_cut_that_a_crash_prevented_is_made_good_when_the_file_is_opened(state):
+    state.filled().write(2 * BLOCK_BYTES, b"edit")
+    state.crash()
+    file = state.open(size=1000)
+    assert not file.is_dirty
+    file.write(len(DATA) - 1, b"x")
+    assert file.missing(UNIT, len(DATA)) == [(UNIT, len(DATA) - 1)]
+
+
+def test_a_removed_file_is_deleted_once_that_is_committed(state):
+    file = state.filled()
+    file.write(0, b"edit")
+    state.files.remove(file)
+    state.files.purge()
+    assert state.data_path.exists()
+    state.database.commit_now()
+    state.files.purge()
+    assert list(state.files.all()) == []
+    while state.files.sweep(limit=1):
+        pass
+    assert state.database.table(TABLE).scan(b"") == []
+
+
+def test_all_files_and_the_dirty_ones_are_listed(state):
+    state.open(number=3)
+    state.open(number=5, generation=2).write(0, b"x")
+    state.crash()
+    assert list(state.files.all()) == [(3, 1), (5, 2)]
+    assert state.files.dirty() == [(5, 2)]
+
+
+def test_a_closed_file_whose_marks_wait_for_a_commit_is_given_out_again(state):
+    file = state.open()
+    file.write(0, DATA)
+    release(file, len(DATA))
+    state.files.close(file)
+    assert state.open(len(DATA)) is file
+    state.files.close(file)
+    state.database.commit_now()
+    again = state.open(len(DATA))
+    assert again is not file
+    assert not again.is_dirty
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+def test_after_a_failed_sync_no_sync_succeeds(state, tmp_path):
+    file = state.open()
+    file.write(0, b"x")
+
+    def fail():
+        raise OSError(5, "broken")
+
+    file._syncing._sync_names = fail
+    with pytest.raises(LocalDiskFailed):
+        file.sync()
+    file._syncing._sync_names = lambda: None
+    with pytest.raises(LocalDiskFailed):
+        file.sync()
+
+
+FULL = """
+import os, resource, sys
+from pathlib import Path
+from aggfs.errors import LocalDiskFailed
+from tests.cache.test_sparse import DATA, State
+from aggfs.coding.cipher import XtsUnit
+
+state = State(Path(sys.argv[1]), XtsUnit(bytes(range(64))))
+file = state.open()
+file.write(0, b"a" * 100_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, -1))
+try:
+    file.write(90_000, b"b" * 100_000)
+except LocalDiskFailed:
+    print("refused")
+data, holes = file.read(0, 200_000)
+assert holes == [(100_000, 200_000)]
+assert data[:90_000] == b"a" * 90_000
+assert set(bytes(data[90_000:100_000])) <= set(b"ab")
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+file.write(90_000, b"c" * 100_000)
+assert file.read(0, 190_000)[0] == b"a" * 90_000 + b"c" * 100_000
+print("went on")
+"""
+
+
+def test_a_write_that_the_disk_cut_short_leaves_no_noise(tmp_path):
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.split("\n") == ["refused", "went on", ""], done.stderr
+
+
+def test_memory_does_not_grow_with_a_file(encrypted):
+    file = encrypted.open()
+    for at in range(200):
+        file.write(at * len(DATA), DATA)
+        file.settle()
+    assert len(file.dirty_ranges()) == 1
+    assert file._presence.changed == {}
+    assert len(file._sidecar.marked) == 1
+    assert file._sidecar._region_end == 64
+
+
+def test_a_sparse_file_of_a_tebibyte_is_no_work(state):
+    size = 1 << 40
+    file = state.open()
+    file.write(size - 10, b"the end...")
+    assert file.missing(0, size) == [(0, size - 10)]
+    frozen = file.freeze(size)
+    assert list(frozen.blocks) == [(size // BLOCK_BYTES - 1, size // BLOCK_BYTES)]
+    frozen.thaw()
+    file.cut(1 << 39)
+    assert not file.is_dirty
+    state.crash()
+    assert state.open(1 << 39).missing(0, 1 << 39) == [(0, 1 << 39)]
