@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
 from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import files as file_tables
 from aggfs.engine import namespace as name_tables
+from aggfs.engine import openfiles as file_tables
 from aggfs.engine import publish, report
 from aggfs.engine.accounts import Account, Accounts, Ledger
+from aggfs.engine.capture import Capture
 from aggfs.engine.change import Changes, Surroundings
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
@@ -35,15 +36,18 @@ from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
 from aggfs.engine.headers import put_header
 from aggfs.engine.identity import Identity, write_private
+from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
+from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher, Writer
+from aggfs.engine.recover import Recovery, find_volume
 from aggfs.engine.room import Bounds, Room
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Parts, Volume
 from aggfs.errors import Damaged, Refused
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy
-from aggfs.model import ROOT, AccountEntry, AccountId, Content, PutStripe, SetAttributes
+from aggfs.model import ROOT, AccountEntry, AccountId, Content, DeviceId, PutStripe, SetAttributes
 from aggfs.placement.plan import usable_free_bytes
 from aggfs.stores.metered import MeteredStore
 from aggfs.stores.registry import default_provider, open_store
@@ -143,6 +147,48 @@ def load_header(state: Path, identity: Identity) -> OpenedHeader:
     return open_header(data, identity.slot_secret)
 
 
+# --- a volume that is only in its accounts --------------------------------------------------------
+
+
+async def recover_volume(
+    accounts: Sequence[AccountConfig],
+    state_directory: str,
+    *,
+    secret: Secret,
+    name: str,
+    device_name: str,
+    report: Callable[[str], None],
+) -> Config:
+    """Fill an empty state directory from the accounts, as a new device of the volume; the
+    configuration that belongs to it. Accounts that do not answer are left out while k fragments
+    of everything can be had without them.
+
+    Raises `WrongKey`, which changed nothing anywhere; `Unreachable`, `TooFewFragments`, `Damaged`.
+    """
+    state = Path(state_directory)
+    stores = {one.name: RetryingStore(open_store(one), random=random.random) for one in accounts}
+    try:
+        found = await find_volume(list(stores.items()), secret, report)
+        identity = Identity.new(DeviceId(os.urandom(8)), os.urandom)
+        database = Database.open(str(state / "database"), tables=TABLES)
+        try:
+            recovery = Recovery(found, accounts, database, report)
+            await recovery.fill()
+            opened = recovery.join(
+                identity, device_name, random_bytes=os.urandom, wall_ns=time.time_ns
+            )
+            config = recovery.config(name, identity, device_name, default_provider)
+            identity.save(state)
+            save_header(state, opened)
+            await recovery.put_header(opened, os.urandom)
+        finally:
+            await database.close()
+        return config
+    finally:
+        for store in stores.values():
+            await store.aclose()
+
+
 # --- an existing volume ---------------------------------------------------------------------------
 
 
@@ -196,7 +242,7 @@ class _Assembly:
             self.clock,
             wall_ns=time.time_ns,
             random_bytes=os.urandom,
-            on_dropped=lambda row: self.files.forget(row),
+            on_dropped=lambda row: self.open_files.forget(row),
         )
         self.fetcher = Fetcher(
             keys,
@@ -205,7 +251,23 @@ class _Assembly:
             on_damage=lambda sid, index: None,
             deadline_seconds=config.mount.read_deadline_seconds - 5,
         )
-        self.files = self._files()
+        filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
+        self.open_files = OpenFiles(
+            database,
+            self.namespace,
+            self.blocks,
+            self.sparse_files,
+            filler,
+            cipher_of=self._cipher_of,
+        )
+        self.capture = Capture(self.open_files, self.namespace, self.blocks, filler, os.urandom)
+        self.local = LocalCopies(
+            database, self.open_files, self.namespace, self.blocks, self.sparse_files, filler
+        )
+        room = Room(self._bounds, self._wait_for_progress)
+        self.files = Files(
+            database, self.namespace, self.blocks, self.open_files, filler, room, time.time_ns
+        )
         self.stripes = self._stripes()
         self.publisher = self._publisher()
 
@@ -213,20 +275,6 @@ class _Assembly:
         rows = self.outbox.rows()
         published = publish.last_clock(self.database)
         return max([published, *(row.stamp.clock for _, row in rows)])
-
-    def _files(self) -> Files:
-        filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
-        return Files(
-            self.database,
-            self.namespace,
-            self.blocks,
-            self.sparse_files,
-            filler,
-            cipher_of=self._cipher_of,
-            random_bytes=os.urandom,
-            clock_ns=time.time_ns,
-            room=Room(self._bounds, self._wait_for_progress),
-        )
 
     def _cipher_of(self, inode: bytes) -> XtsUnit | None:
         if not self.config.mount.cache_encryption:
@@ -236,12 +284,12 @@ class _Assembly:
     def _bounds(self) -> Bounds:
         used, states = self.policy.storage_class, self.accounts.states()
         free = usable_free_bytes(states, n=used.n, k=used.k, q=self.policy.per_provider)
-        dirty = self.files.dirty_bytes
+        dirty = self.open_files.dirty_bytes
         limit = self.config.mount.staging_limit_bytes
         return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
 
     async def _wait_for_progress(self) -> None:
-        self.files.press()
+        self.capture.press()
         with trio.move_on_after(1.0):
             await self.stripes.wait_change()
 
@@ -287,7 +335,7 @@ class _Assembly:
         flusher = Flusher(
             self.keys,
             self.identity.device,
-            self.files,
+            self.capture,
             self.stripes,
             self.staging,
             compression=self.policy.storage_class.compression,
@@ -307,6 +355,8 @@ class _Assembly:
             namespace=self.namespace,
             fetcher=self.fetcher,
             files=self.files,
+            open_files=self.open_files,
+            local=self.local,
             stripes=self.stripes,
             flusher=flusher,
             publisher=self.publisher,

@@ -19,7 +19,7 @@ import trio
 from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
-from aggfs.engine.files import Files, FrozenFile
+from aggfs.engine.capture import Capture, FrozenFile
 from aggfs.engine.pool import Pool
 from aggfs.engine.stripes import Stripes
 from aggfs.errors import AggfsError, NoSpace
@@ -134,7 +134,7 @@ class Flusher:
         self,
         keys: VolumeKeys,
         device: DeviceId,
-        files: Files,
+        capture: Capture,
         stripes: Stripes,
         staging: Staging,
         *,
@@ -144,7 +144,7 @@ class Flusher:
     ) -> None:
         self._keys = keys
         self._device = device
-        self._files = files
+        self._capture = capture
         self._stripes = stripes
         self._staging = staging
         self._compression = compression
@@ -157,12 +157,12 @@ class Flusher:
     async def run(self, nursery: trio.Nursery) -> None:
         """Flush what is due, for ever. Uploads go on in `nursery`."""
         while True:
-            due = self._files.due(
+            due = self._capture.due(
                 quiet_seconds=QUIET_SECONDS, closed_seconds=CLOSED_SECONDS, age_seconds=AGE_SECONDS
             )
             if due:
                 await self.flush(due, nursery)
-            await self._files.wait_for_work(CLOSED_SECONDS)
+            await self._capture.wait_for_work(CLOSED_SECONDS)
 
     async def flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> None:
         """Bring the present content of these files into staging and the outbox.
@@ -182,23 +182,23 @@ class Flusher:
             finally:
                 for work in works:
                     if not work.file.captured:
-                        self._files.thaw(work.file)
+                        self._capture.thaw(work.file)
 
     async def _freeze(self, number: int) -> FrozenFile | None:
         try:
-            return await self._files.freeze(number)
+            return await self._capture.freeze(number)
         except AggfsError as error:
             logger.warning("a file cannot be sent out now: %s", error)
-            self._files.failed(number, error)
+            self._capture.failed(number, error)
             return None
 
     async def _seal_all(self, works: Sequence[Work], nursery: trio.Nursery) -> None:
         bulky = []
         for work in works:
             if work.file.size <= INLINE_BYTES:
-                await self._capture_inline(work)
+                await self._take_inline(work)
             elif work.complete:
-                self._files.capture(work.file, ())
+                self._capture.capture(work.file, ())
             else:
                 bulky.append(work)
         async with trio.open_nursery() as sealing:
@@ -207,9 +207,9 @@ class Flusher:
                 scratch = await self._scratches.take()
                 sealing.start_soon(self._seal_and_send, tuple(pieces), scratch, nursery)
 
-    async def _capture_inline(self, work: Work) -> None:
-        data = await self._files.read_frozen(work.file)
-        self._files.capture(work.file, (), inline=data)
+    async def _take_inline(self, work: Work) -> None:
+        data = await self._capture.read_frozen(work.file)
+        self._capture.capture(work.file, (), inline=data)
 
     async def _wait_for_staging(self) -> None:
         """Back-pressure: accounts that are slow or away fill staging, then sealing waits."""
@@ -239,7 +239,7 @@ class Flusher:
         logger.error("a stripe could not be staged: %s", error)
         known = error if isinstance(error, AggfsError) else NoSpace(f"the local disk: {error}")
         for piece in pieces:
-            self._files.failed(piece.work.file.file.number, known)
+            self._capture.failed(piece.work.file.file.number, known)
 
     def _seal(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
         """In a worker: read, seal, stage. The stripe's id is drawn here and nowhere else; any
@@ -265,7 +265,7 @@ class Flusher:
             piece.work.staged[piece.block] = (sealed.sid, index)
         for work in {id(piece.work): piece.work for piece in pieces}.values():
             if work.complete:
-                self._files.capture(work.file, work.extents())
+                self._capture.capture(work.file, work.extents())
 
     async def _send(self, sealed: codec.SealedStripe, scratch: codec.Scratch) -> None:
         try:

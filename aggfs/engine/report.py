@@ -50,7 +50,7 @@ async def status(volume: Volume, arguments: Arguments) -> Answer:
         "stripes": counts,
         "under_replicated": counts["staged"] + counts["stored"],
         "staged_bytes": parts.staging.size_bytes,
-        "dirty_bytes": volume.files.dirty_bytes,
+        "dirty_bytes": volume.parts.open_files.dirty_bytes,
         "outbox_entries": len(parts.outbox),
         "outbox_age_seconds": _age(now_ms, milliseconds(first[1].stamp.clock)) if first else None,
         "segments_pending": len(parts.publisher.pending()),
@@ -227,12 +227,12 @@ async def holes(volume: Volume, arguments: Arguments) -> Answer:
     """What of a file is not here, what is nowhere, and what is a local edit."""
     row = volume.row_at(arguments)
     _assert_file(row)
-    found, gaps = volume.files.holes(row.number)
+    found, gaps = volume.parts.local.holes(row.number)
     return {
         "size": row.size,
         "holes": found,
         "gaps": gaps,
-        "dirty": volume.files.dirty_ranges(row.number),
+        "dirty": volume.parts.local.dirty_ranges(row.number),
     }
 
 
@@ -246,9 +246,9 @@ async def evict(volume: Volume, arguments: Arguments) -> Answer:
     if "path" in arguments:
         numbers = list(volume.namespace.numbers_under(volume.row_at(arguments).number))
     else:
-        numbers = list(volume.files.cached())
+        numbers = list(volume.parts.local.cached())
     evicted = kept = 0
     for number in numbers:
-        gone, stays = await volume.files.evict(number, volume.parts.stripes.is_stored)
+        gone, stays = await volume.parts.local.evict(number, volume.parts.stripes.is_stored)
         evicted, kept = evicted + gone, kept + stays
     return {"evicted_bytes": evicted, "kept_bytes": kept}

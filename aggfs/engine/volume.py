@@ -16,7 +16,9 @@ from aggfs.engine.accounts import Accounts
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.flush import Flusher
+from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
+from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.errors import AggfsError, NoEntry, Unreachable
@@ -49,6 +51,8 @@ class Parts:
     namespace: Namespace
     fetcher: Fetcher
     files: Files
+    open_files: OpenFiles
+    local: LocalCopies
     stripes: Stripes
     flusher: Flusher
     publisher: Publisher
@@ -89,16 +93,16 @@ class Volume:
 
     async def _settle(self) -> None:
         """The last steps: edits and rows onto the disk, connections given back."""
-        for number in self.files.edited():
+        for file in self.parts.open_files.edited():
             try:
-                await self.files.fsync(number)
+                await self.files.fsync(file.number)
             except AggfsError as error:
-                logger.error("file %d could not be made durable: %s", number, error)
+                logger.error("file %d could not be made durable: %s", file.number, error)
         try:
             await self.parts.database.durable()
         except AggfsError as error:
             logger.error("the local state could not be made durable: %s", error)
-        self.files.close()
+        self.parts.open_files.close()
         for account in self.parts.accounts:
             await account.store.aclose()
 
@@ -125,7 +129,7 @@ class Volume:
         used = policy.storage_class
         total = usable_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
         free = usable_free_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
-        waiting = self.files.dirty_bytes
+        waiting = self.parts.open_files.dirty_bytes
         return total, max(0, free - waiting), self.namespace.inode_count
 
     def xattr(self, number: int, name: bytes) -> bytes | None:
@@ -207,7 +211,8 @@ class Volume:
         return {}
 
     def _unflushed(self, wanted: set[int] | None) -> list[int]:
-        return [n for n in self.files.edited() if wanted is None or n in wanted]
+        numbers = [file.number for file in self.parts.open_files.edited()]
+        return [number for number in numbers if wanted is None or number in wanted]
 
     async def _publish(self) -> None:
         try:

@@ -1,0 +1,217 @@
+"""From edited files to versions: freezing at one instant, and capturing what was staged.
+
+Between the two the flusher reads the frozen blocks and stages them. Whatever fails before the
+capture leaves the file as dirty as it was.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from aggfs.cache.blocks import Blocks
+from aggfs.cache.frozen import Frozen
+from aggfs.engine.fill import Filler
+from aggfs.engine.namespace import Namespace
+from aggfs.engine.openfiles import OpenFile, OpenFiles
+from aggfs.errors import AggfsError, NoEntry
+from aggfs.formats.record import Buffer
+from aggfs.model import BLOCK_BYTES, Content, Extent, InodeRow
+
+
+@dataclass(slots=True)
+class FrozenFile:
+    """A file's content at one instant, on its way into stripes."""
+
+    file: OpenFile
+    frozen: Frozen
+    version: bytes
+    parent: bytes
+    name: bytes
+    size: int
+    kept_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    frozen_at: int
+    blocks: tuple[int, ...]
+    captured: bool = False
+
+    @property
+    def inode(self) -> bytes:
+        """Whose content this is."""
+        return self.file.inode
+
+    def read_blocks(self, first: int, count: int) -> Sequence[Buffer]:
+        """In a worker: the plaintext of frozen blocks, the last cut to the size; each once."""
+        return self.frozen.read_blocks(first, count)
+
+
+class Capture:
+    """What the flusher asks of the files."""
+
+    def __init__(
+        self,
+        open_files: OpenFiles,
+        namespace: Namespace,
+        blocks: Blocks,
+        filler: Filler,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._open_files = open_files
+        self._namespace = namespace
+        self._blocks = blocks
+        self._filler = filler
+        self._random_bytes = random_bytes
+        self._pressed = False
+
+    # --- when ---------------------------------------------------------------------------------
+
+    def due(self, *, quiet_seconds: float, closed_seconds: float, age_seconds: float) -> list[int]:
+        """The dirty files that should be sent out now."""
+        now = trio.current_time()
+        pressed, self._pressed = self._pressed, False
+        found = []
+        for file in self._open_files.edited():
+            is_open = self._open_files.has_handles(file.number)
+            quiet = now - file.written_at >= (quiet_seconds if is_open else closed_seconds)
+            old = now - file.dirty_since >= age_seconds
+            if not file.frozen and (pressed or quiet or old):
+                found.append(file.number)
+        return found
+
+    def press(self) -> None:
+        """Writers wait for room: everything dirty is due."""
+        self._pressed = True
+        self._open_files.work.set()
+
+    async def wait_for_work(self, seconds: float) -> None:
+        """Return when a file became dirty or was closed; while some are dirty, also after
+        `seconds`."""
+        if self._open_files.edited():
+            with trio.move_on_after(seconds):
+                await self._open_files.work.wait()
+            await trio.sleep(seconds / 4)
+        else:
+            await self._open_files.work.wait()
+        self._open_files.work = trio.Event()
+
+    # --- freezing -----------------------------------------------------------------------------
+
+    async def freeze(self, number: int) -> FrozenFile | None:
+        """The content of a file at this instant; None if there is nothing to send.
+
+        Blocks that are partly here are completed. Raises `TooFewFragments` when that cannot be
+        done; the file is as before then.
+        """
+        file = self._open_files.edited_file(number)
+        if file is None or file.frozen:
+            return None
+        row = self._namespace.by_number(number)
+        if row.nlink == 0:
+            return None
+        frozen = self._frozen(file, row)
+        file.frozen = True
+        file.kept_since_freeze = row.size
+        try:
+            await self._complete(file, frozen.frozen)
+        except BaseException:
+            self.thaw(frozen)
+            raise
+        return frozen
+
+    def _frozen(self, file: OpenFile, row: InodeRow) -> FrozenFile:
+        frozen = file.sparse.freeze(row.size)
+        blocks = tuple(block for first, stop in frozen.blocks for block in range(first, stop))
+        parent, name = self._namespace.place_of(file.number)
+        return FrozenFile(
+            file,
+            frozen,
+            self._random_bytes(16),
+            parent,
+            name,
+            row.size,
+            min(file.target.kept_bytes, row.size),
+            row.mtime_ns,
+            row.ctime_ns,
+            self._namespace.next_outbox_sequence(),
+            blocks,
+        )
+
+    async def _complete(self, file: OpenFile, frozen: Frozen) -> None:
+        """Fill what is missing of partly dirty blocks; gaps become zeros."""
+        while missing := frozen.missing():
+            sources = self._filler.sources(file.target, missing)
+            if sources:
+                await self._filler.fill(file.target, sources)
+            elif not self._filler.fill_inline(file.target, missing):
+                await trio.to_thread.run_sync(file.sparse.zero_ranges, missing)
+            file.sparse.settle()
+
+    def thaw(self, frozen: FrozenFile) -> None:
+        """It could not be sent: everything is as dirty as before."""
+        frozen.file.frozen = False
+        frozen.frozen.thaw()
+        file = frozen.file
+        file.kept_since_freeze = min(file.kept_since_freeze, file.target.kept_bytes)
+        self._open_files.rest(file)
+
+    # --- capturing ----------------------------------------------------------------------------
+
+    def capture(
+        self, frozen: FrozenFile, extents: tuple[Extent, ...], *, inline: bytes = b""
+    ) -> None:
+        """All blocks are staged: the content becomes a version, an outbox row, and the content
+        map of its inode, in one transaction. No await."""
+        file = frozen.file
+        frozen.captured = True
+        file.frozen = False
+        row = self._row_with_name(file.inode)
+        if row is None:  # it would come back to life: nobody may hear of it any more
+            frozen.frozen.thaw()
+            self._open_files.rest(file)
+            return
+        content = Content(
+            inode=file.inode,
+            version=frozen.version,
+            bases=row.heads,
+            size=frozen.size,
+            kept_bytes=min(frozen.kept_bytes, frozen.size),
+            extents=extents,
+            inline=inline,
+            mtime_ns=frozen.mtime_ns,
+            ctime_ns=frozen.ctime_ns,
+        )
+        frozen.frozen.release()
+        more = (
+            bool(file.writers)
+            or file.sparse.is_dirty
+            or file.kept_since_freeze < frozen.size
+            or row.size != frozen.size
+        )
+        self._namespace.add_content(content, frozen_at=frozen.frozen_at, unflushed=more)
+        self._blocks.apply(content)
+        self._open_files.captured(file, frozen.size, more=more)
+        self._open_files.rest(file)
+
+    def _row_with_name(self, inode: bytes) -> InodeRow | None:
+        try:
+            row = self._namespace.by_inode(inode)
+        except NoEntry:
+            return None
+        return row if row.nlink else None
+
+    async def read_frozen(self, frozen: FrozenFile) -> bytes:
+        """All of a small frozen file."""
+        size = frozen.size
+        out = bytearray(size)
+        for first, stop in frozen.frozen.blocks:
+            blocks = await trio.to_thread.run_sync(frozen.read_blocks, first, stop - first)
+            for number, data in enumerate(blocks, first):
+                out[number * BLOCK_BYTES : number * BLOCK_BYTES + len(data)] = data
+        return bytes(out[:size])
+
+    def failed(self, number: int, error: AggfsError) -> None:
+        """A flush of this file failed; the next close or fsync tells its program."""
+        file = self._open_files.known(number)
+        if file is not None:
+            file.error = error
