@@ -259,7 +259,7 @@ class LmdbTree:
 
     @property
     def newest_move(self) -> bytes:
-        """The highest stamp in the log of moves, NEVER if it is empty."""
+        """No logged move has a higher stamp; NEVER if there was none."""
         return self._newest_move
 
     def put_move(self, when: bytes, row: MoveRow) -> None:
@@ -270,8 +270,10 @@ class LmdbTree:
     def drop_move(self, when: bytes) -> None:
         """Forget a move."""
         self._moves.delete(when)
-        if when == self._newest_move:
-            self._newest_move = self._last_move()
+
+    def move(self, when: bytes) -> MoveRow | None:
+        """One move of the log."""
+        return self._moves.get(when)
 
     def moves_from(self, when: bytes) -> list[tuple[bytes, MoveRow]]:
         """The moves with this stamp or a later one, in order."""
@@ -292,7 +294,6 @@ class LmdbTree:
                 self._moves.delete(key)
             if len(old) < PAGE_ROWS:
                 break
-        self._newest_move = self._last_move()
 
     # --- names --------------------------------------------------------------------------------
 

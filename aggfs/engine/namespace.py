@@ -1,26 +1,30 @@
-"""The tree as POSIX sees it: each operation is one entry, applied at once and put in the outbox.
+"""The tree as POSIX changes it: each operation is one entry, applied at once and put in the outbox.
 
 All methods are synchronous and run on the loop; a mutating one changes the tree and the outbox in
 one transaction, or raises and changes nothing. Numbers are FUSE inode numbers.
 
-Table `orphans`: inode 16 -> Orphan: inodes that have no name left and are still open. They are
-dropped at the next start if nobody drops them before.
+Where devices clashed on a name, what is seen is only a view of it (`aggfs.sync.names`). An
+operation on such a name makes the view real: what it does not move or remove keeps the name
+under which it was seen, by the same entry.
+
+Table `orphans`: inode 16 -> b"\\x01" when it was never published, else b"\\x00": inodes that have
+no name left and may still be open. They are dropped at the next start if nobody drops them before.
 """
 
-import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from stat import S_IMODE, S_ISDIR, S_ISGID, S_ISREG
 
-import msgspec
+from msgspec.structs import replace
 
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.tree import LmdbTree
+from aggfs.engine.paths import Paths, check_length
+from aggfs.engine.pending import PLACEMENTS_LIMIT, Pending
 from aggfs.errors import (
     Exists,
     InvalidMove,
     IsADirectory,
-    NameTooLong,
-    NoAttribute,
     NoEntry,
     NotADirectory,
     NotEmpty,
@@ -28,43 +32,31 @@ from aggfs.errors import (
     TooLarge,
 )
 from aggfs.model import (
-    NAME_BYTES,
     NANOSECONDS_LIMIT,
+    NEVER,
     NOWHERE,
-    ROOT,
     Content,
     ControlEntry,
     Create,
     Entry,
     InodeRow,
-    LinkRow,
     Place,
     Placement,
     SetAttributes,
     SetXattr,
-    Stamp,
+    XattrRow,
 )
 from aggfs.sync.clock import HybridClock
-from aggfs.sync.merge import apply, forget_inode
-from aggfs.sync.moves import is_inside
 from aggfs.sync.names import CLAIM_BYTES, Shown, find, shown_names
-from aggfs.sync.view import place_of
 
 TABLES = ("orphans",)
 LINKS_LIMIT = 65000
 XATTR_VALUE_BYTES = 65536
-READDIR_ROWS = 256
-SELF_COOKIE, PARENT_COOKIE = 1, 2
+XATTR_LIST_BYTES = 65536
+_UNPUBLISHED, _KNOWN = b"\x01", b"\x00"
 
 
-class Orphan(msgspec.Struct, frozen=True, array_like=True):
-    """An inode without a name. `stamps` are those of its entries that were never published and
-    never will be; empty when others may know it."""
-
-    stamps: tuple[Stamp, ...]
-
-
-class Namespace:
+class Namespace(Paths):
     """Names and attributes of a volume."""
 
     def __init__(
@@ -79,193 +71,39 @@ class Namespace:
         on_dropped: Callable[[InodeRow], None],
     ) -> None:
         """`on_dropped` is told of every inode that nobody can reach any more."""
-        self._tree = tree
-        self._outbox = outbox
-        self._clock = clock
+        super().__init__(tree)
+        self._pending = Pending(tree, outbox, clock, wall_ns)
         self._wall_ns = wall_ns
         self._random_bytes = random_bytes
         self._on_dropped = on_dropped
         self._orphans = database.table("orphans")
-        self._unpublished: dict[bytes, list[int]] = {}  # inode created in the outbox -> its rows
-        for number, row in outbox.rows():
-            self._note(number, row.entry)
 
-    def drop_orphans(self) -> None:
-        """Drop what was unlinked and still open when the daemon stopped."""
-        for inode, _ in self._orphans.scan(b""):
-            row = self._tree.inode(inode)
-            if row is not None:
-                self.drop_unlinked(row.number)
-
-    # --- entries ------------------------------------------------------------------------------
-
-    def _do(self, entry: Entry, waits_for: bytes = b"") -> None:
-        """Apply an entry of ours and remember to publish it."""
-        stamp = self._clock.tick(self._wall_ns())
-        apply(self._tree, stamp, entry)
-        self._note(self._outbox.append(stamp, entry, waits_for), entry)
+    # --- what waits to be published -----------------------------------------------------------
 
     def add_control(self, entry: ControlEntry) -> None:
         """Publish what is no part of the namespace: a stripe's place, a member, an account."""
-        stamp = self._clock.tick(self._wall_ns())
-        apply(self._tree, stamp, entry)
-        self._outbox.append(stamp, entry)
-
-    def _note(self, number: int, entry: Entry) -> None:
-        if type(entry) is Create:
-            self._unpublished[entry.inode] = [number]
-            return
-        inode = _only_inode(entry)
-        if inode in self._unpublished:
-            self._unpublished[inode].append(number)
+        self._pending.do(entry)
 
     def published(self, entry: Entry) -> None:
         """An entry left the outbox for a segment."""
-        if type(entry) is Create:
-            self._unpublished.pop(entry.inode, None)
+        self._pending.published(entry)
 
     def next_outbox_sequence(self) -> int:
         """What the next entry's row will get."""
-        return self._outbox.next_sequence
+        return self._pending.next_sequence
 
     def is_waiting(self, inode: bytes) -> bool:
         """Whether entries on this inode are not published yet."""
-        return any(inode in _inodes(row.entry) for _, row in self._outbox.rows())
+        return self._pending.is_waiting({inode})
 
     def waiting(self, numbers: set[int] | None) -> bool:
         """Whether entries on these inodes (on any, if None) are not published yet."""
         if numbers is None:
-            return len(self._outbox) > 0
-        inodes = {self._tree.inode_of_number(number) for number in numbers}
-        return any(not inodes.isdisjoint(_inodes(row.entry)) for _, row in self._outbox.rows())
+            return self._pending.is_waiting(None)
+        inodes = (self._tree.inode_of_number(number) for number in numbers)
+        return self._pending.is_waiting({inode for inode in inodes if inode is not None})
 
-    # --- looking ------------------------------------------------------------------------------
-
-    def by_number(self, number: int) -> InodeRow:
-        """The inode's row, also while it has no name. Raises `NoEntry`."""
-        inode = self._tree.inode_of_number(number)
-        row = None if inode is None else self._tree.inode(inode)
-        if row is None:
-            raise NoEntry(f"there is no inode {number}")
-        return row
-
-    def has_number(self, number: int) -> bool:
-        """Whether there is such an inode."""
-        return self._tree.inode_of_number(number) is not None
-
-    def by_inode(self, inode: bytes) -> InodeRow:
-        """As `by_number`, by inode id."""
-        row = self._tree.inode(inode)
-        if row is None:
-            raise NoEntry("there is no such inode")
-        return row
-
-    def content_of(self, inode: bytes) -> Content | None:
-        """The entry of the content version that is shown."""
-        row = self._tree.inode(inode)
-        if row is None or not row.heads:
-            return None
-        version = self._tree.version(inode, row.heads[0])
-        return None if version is None else version.content
-
-    def lookup(self, parent: int, name: bytes) -> InodeRow:
-        """The inode under a name. Raises `NoEntry`, `NotADirectory`, `NameTooLong`."""
-        directory = self._directory(parent)
-        if name == b".":
-            return directory
-        if name == b"..":
-            return self._parent_of(directory)
-        return self.by_inode(self._find(directory, name).inode)
-
-    def _directory(self, number: int) -> InodeRow:
-        row = self.by_number(number)
-        if not stat.S_ISDIR(row.mode):
-            raise NotADirectory("not a directory")
-        return row
-
-    def _parent_of(self, row: InodeRow) -> InodeRow:
-        link = None if row.inode == ROOT else self._tree.link(row.inode)
-        if link is None or link.parent == NOWHERE:
-            return row
-        return self.by_inode(place_of(self._tree, link.parent))
-
-    def _find(self, directory: InodeRow, name: bytes) -> Shown:
-        if len(name) > NAME_BYTES:
-            raise NameTooLong(f"a name has at most {NAME_BYTES} bytes")
-        shown = find(self._tree, directory.inode, name)
-        if shown is None:
-            raise NoEntry("no such file or directory")
-        return shown
-
-    def readdir(self, number: int, after_cookie: int) -> Iterator[tuple[bytes, InodeRow, int]]:
-        """(name, row, cookie) of every entry with a cookie above `after_cookie`, in order. Each
-        entry that is there the whole time comes exactly once, whatever comes and goes."""
-        directory = self._directory(number)
-        if after_cookie < SELF_COOKIE:
-            yield b".", directory, SELF_COOKIE
-        if after_cookie < PARENT_COOKIE:
-            yield b"..", self._parent_of(directory), PARENT_COOKIE
-        after = max(after_cookie, PARENT_COOKIE)
-        while True:
-            children = self._tree.children(directory.inode, after, READDIR_ROWS)
-            for child in children:
-                name = self._shown_name(directory.inode, child.name, child.link)
-                row = self._tree.inode(child.inode)
-                if name is not None and row is not None:
-                    yield name, row, child.cookie
-            if len(children) < READDIR_ROWS:
-                return
-            after = children[-1].cookie
-
-    def _shown_name(self, directory: bytes, name: bytes, link: bytes) -> bytes | None:
-        claims = self._tree.claims(directory, name)
-        if len(claims) == CLAIM_BYTES:
-            return name
-        shown = shown_names(self._tree, directory, name, claims)
-        return next((one.name for one in shown if one.link == link), None)
-
-    def place_of(self, number: int) -> tuple[bytes, bytes]:
-        """(parent inode, name) of one of its links; (ROOT, b"") for the root."""
-        row = self.by_number(number)
-        for link in self._links(row.inode):
-            return link.parent, link.name
-        return ROOT, b""
-
-    def _links(self, inode: bytes) -> Iterable[LinkRow]:
-        return (link for link in self._tree.links_of(inode) if link.parent != NOWHERE)
-
-    def path_of(self, number: int) -> bytes:
-        """One absolute path of an inode."""
-        parts: list[bytes] = []
-        row = self.by_number(number)
-        while row.inode != ROOT:
-            parent, name = self.place_of(row.number)
-            parts.append(name)
-            row = self.by_inode(parent)
-        return b"/" + b"/".join(reversed(parts))
-
-    def resolve(self, path: bytes) -> InodeRow:
-        """The inode at an absolute path; symbolic links are not followed."""
-        row = self.by_inode(ROOT)
-        for name in path.split(b"/"):
-            if name:
-                row = self.lookup(row.number, name)
-        return row
-
-    def numbers_under(self, number: int) -> Iterator[int]:
-        """An inode and everything below it."""
-        yield number
-        if stat.S_ISDIR(self.by_number(number).mode):
-            for _, row, cookie in self.readdir(number, PARENT_COOKIE):
-                if cookie > PARENT_COOKIE:
-                    yield from self.numbers_under(row.number)
-
-    @property
-    def inode_count(self) -> int:
-        """About how many inodes there are."""
-        return self._tree.numbers_given
-
-    # --- making and removing ------------------------------------------------------------------
+    # --- making -------------------------------------------------------------------------------
 
     def create(
         self,
@@ -278,13 +116,17 @@ class Namespace:
         rdev: int = 0,
         target: bytes = b"",
     ) -> InodeRow:
-        """A new inode of any type under a free name. Raises `Exists`, `NoEntry`, ..."""
+        """A new inode of any type under a free name, of the group of a setgid directory. Raises
+        `Exists`, `NoEntry`, `NotADirectory`, `NameTooLong`."""
         directory = self._room_in(parent, name)
+        if directory.mode & S_ISGID:
+            gid = directory.gid
+            mode |= S_ISGID if S_ISDIR(mode) else 0
         inode = self._random_bytes(16)
-        link = inode if stat.S_ISDIR(mode) else self._random_bytes(16)
+        link = inode if S_ISDIR(mode) else self._random_bytes(16)
         placement = Placement(link, inode, directory.inode, name)
         entry = Create(inode, mode, uid, gid, rdev, target, self._wall_ns(), placement)
-        self._do(entry, inode if stat.S_ISREG(mode) else b"")
+        self._pending.do(entry, inode if S_ISREG(mode) else b"")
         return self.by_inode(inode)
 
     def _room_in(self, parent: int, name: bytes) -> InodeRow:
@@ -292,8 +134,7 @@ class Namespace:
         directory = self._directory(parent)
         if not directory.nlink:
             raise NoEntry("the directory was removed")
-        if len(name) > NAME_BYTES:
-            raise NameTooLong(f"a name has at most {NAME_BYTES} bytes")
+        check_length(name)
         if name in (b".", b"..") or find(self._tree, directory.inode, name) is not None:
             raise Exists("the name is taken")
         return directory
@@ -301,23 +142,25 @@ class Namespace:
     def link(self, number: int, parent: int, name: bytes) -> InodeRow:
         """One name more for an inode that is no directory."""
         row = self.by_number(number)
-        if stat.S_ISDIR(row.mode):
+        directory = self._room_in(parent, name)
+        if S_ISDIR(row.mode):
             raise NotPermitted("a directory has one name")
         if not row.nlink:
             raise NoEntry("the file has no name left")
         if row.nlink >= LINKS_LIMIT:
             raise TooLarge(f"a file has at most {LINKS_LIMIT} names")
-        directory = self._room_in(parent, name)
         placement = Placement(self._random_bytes(16), row.inode, directory.inode, name)
-        self._do(Place((placement,), self._wall_ns(), (directory.inode,)))
+        self._pending.do(Place((placement,), self._wall_ns(), (directory.inode,)))
         return self.by_inode(row.inode)
+
+    # --- removing -----------------------------------------------------------------------------
 
     def unlink(self, parent: int, name: bytes) -> InodeRow:
         """Remove a name of what is no directory; the inode's row after that."""
         directory = self._directory(parent)
         shown = self._find(directory, name)
         row = self.by_inode(shown.inode)
-        if stat.S_ISDIR(row.mode):
+        if S_ISDIR(row.mode):
             raise IsADirectory("is a directory")
         return self._remove(directory, shown, row)
 
@@ -330,48 +173,72 @@ class Namespace:
             raise NotEmpty("the directory is not empty")
         shown = self._find(directory, name)
         row = self.by_inode(shown.inode)
-        if not stat.S_ISDIR(row.mode):
+        if not S_ISDIR(row.mode):
             raise NotADirectory("not a directory")
         if row.children:
             raise NotEmpty("the directory is not empty")
         return self._remove(directory, shown, row)
 
     def _remove(self, directory: InodeRow, shown: Shown, row: InodeRow) -> InodeRow:
-        gone = self._gone(shown.link, row.inode)
-        self._do(Place((gone,), self._wall_ns(), (directory.inode,), row.heads))
-        return self._after_removal(row.inode)
+        placements = self._moved(shown, directory.inode, NOWHERE, shown.name)
+        entry = Place(placements, self._wall_ns(), (directory.inode,), row.heads)
+        last = self._pending.do(entry, frees=((directory.inode, shown.name),))
+        return self._after_removal(row.inode, last)
 
-    def _gone(self, link: bytes, inode: bytes) -> Placement:
-        known = self._tree.link(link)
-        return Placement(link, inode, NOWHERE, known.name if known else b"?")
+    def _moved(
+        self, shown: Shown, place: bytes, parent: bytes, name: bytes
+    ) -> tuple[Placement, ...]:
+        """What is seen as `shown` in directory `place` goes to (parent, name): all directories
+        that are seen as one, and the rest of its claim gets the names under which it is seen."""
+        known = self._tree.link(shown.link)
+        claimed = shown.name if known is None else known.name
+        gone = claimed if parent == NOWHERE else name
+        moved = [Placement(shown.link, shown.inode, parent, gone)]
+        claims = self._tree.claims(place, claimed)
+        if len(claims) == CLAIM_BYTES or claimed != shown.name:
+            return tuple(moved)
+        seen = shown_names(self._tree, place, claimed, claims)
+        merged = self._merged_with(shown, claims, {other.link for other in seen})
+        moved += [Placement(one, one, parent, gone) for one in merged]
+        if len(moved) > PLACEMENTS_LIMIT // 2:
+            raise TooLarge("more directories have this path than can be moved at once")
+        for other in seen[1:][: PLACEMENTS_LIMIT // 2 - len(moved)]:
+            row = self._tree.link(other.link)
+            if row is not None:
+                moved.append(Placement(other.link, other.inode, row.was_parent, other.name))
+        return tuple(moved)
 
-    def _after_removal(self, inode: bytes) -> InodeRow:
-        """What is left of an inode that lost a name. One that was never published never will
-        be."""
+    @staticmethod
+    def _merged_with(shown: Shown, claims: bytes, seen: set[bytes]) -> Iterable[bytes]:
+        """The directories for which `shown` stands."""
+        links = (claims[at : at + 16] for at in range(0, len(claims), CLAIM_BYTES))
+        return [link for link in links if link != shown.link and link not in seen]
+
+    def _after_removal(self, inode: bytes, last: int) -> InodeRow:
+        """What is left of an inode that lost a name by the entry of sequence `last`."""
         row = self.by_inode(inode)
         if row.nlink == 0:
-            stamps: list[Stamp] = []
-            for number in self._unpublished.pop(inode, ()):
-                known = self._outbox.get(number)
-                if known is not None:
-                    stamps.append(known.stamp)
-                    self._outbox.drop(number)
-            self._orphans.put(inode, msgspec.msgpack.encode(Orphan(tuple(stamps))))
+            taken_back = self._pending.take_back(inode, last)
+            self._orphans.put(inode, _UNPUBLISHED if taken_back else _KNOWN)
         return row
 
     def drop_unlinked(self, number: int) -> None:
-        """Nobody has this inode open any more, and it has no name: it is gone."""
+        """Nobody has this inode open any more; if it has no name, it is gone."""
         inode = self._tree.inode_of_number(number)
         row = None if inode is None else self._tree.inode(inode)
         if row is None or row.nlink:
             return
-        value = self._orphans.get(row.inode)
         self._on_dropped(row)
-        if value is not None:
-            orphan = msgspec.msgpack.decode(value, type=Orphan)
-            if orphan.stamps:
-                forget_inode(self._tree, row.inode, orphan.stamps)
-            self._orphans.delete(row.inode)
+        if self._orphans.get(row.inode) == _UNPUBLISHED:
+            self._tree.drop_inode(row.inode)
+        self._orphans.delete(row.inode)
+
+    def drop_orphans(self) -> None:
+        """Drop what was unlinked and still open when the daemon stopped."""
+        for inode, _ in self._orphans.scan(b""):
+            row = self._tree.inode(inode)
+            if row is not None:
+                self.drop_unlinked(row.number)
 
     # --- moving -------------------------------------------------------------------------------
 
@@ -386,24 +253,29 @@ class Namespace:
         source, target = self._directory(parent), self._directory(new_parent)
         moved = self._find(source, name)
         row = self.by_inode(moved.inode)
-        if len(new_name) > NAME_BYTES:
-            raise NameTooLong(f"a name has at most {NAME_BYTES} bytes")
+        check_length(new_name)
         self._check_move(row, target)
         there = find(self._tree, target.inode, new_name)
-        if there is not None and there.inode == moved.inode:
+        replaced = None if there is None else self.by_inode(there.inode)
+        if replaced is not None and replaced.inode == row.inode:
             return None
-        placements = [Placement(moved.link, moved.inode, target.inode, new_name)]
-        observed: tuple[bytes, ...] = ()
+        if replaced is not None:
+            self._check_replacement(row, replaced, source)
+        placements = self._moved(moved, source.inode, target.inode, new_name)
         if there is not None:
-            replaced = self.by_inode(there.inode)
-            self._check_replacement(row, replaced)
-            placements.append(self._gone(there.link, there.inode))
-            observed = replaced.heads
-        directories = tuple(dict.fromkeys((source.inode, target.inode)))
-        waits_for = moved.inode if wait_for_content else b""
-        entry = Place(tuple(placements), self._wall_ns(), directories, observed)
-        self._do(entry, waits_for)
-        return None if there is None else self._after_removal(there.inode)
+            gone = self._moved(there, target.inode, NOWHERE, new_name)
+            placements = _without_twice(placements, gone)
+        last = self._pending.do(
+            Place(
+                placements,
+                self._wall_ns(),
+                tuple(dict.fromkeys((source.inode, target.inode))),
+                () if replaced is None else replaced.heads,
+            ),
+            row.inode if wait_for_content or row.unflushed else b"",
+            frees=((source.inode, moved.name),),
+        )
+        return None if replaced is None else self._after_removal(replaced.inode, last)
 
     def rename_noreplace(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
         """Move a name to a free one. Raises `Exists`."""
@@ -415,33 +287,36 @@ class Namespace:
         """Two names change places."""
         source, target = self._directory(parent), self._directory(new_parent)
         one, other = self._find(source, name), self._find(target, new_name)
-        self._check_move(self.by_inode(one.inode), target)
-        self._check_move(self.by_inode(other.inode), source)
-        if one.link == other.link:
+        rows = self.by_inode(one.inode), self.by_inode(other.inode)
+        self._check_move(rows[0], target)
+        self._check_move(rows[1], source)
+        if one.inode == other.inode:
             return
-        placements = (
-            Placement(one.link, one.inode, target.inode, new_name),
-            Placement(other.link, other.inode, source.inode, name),
-        )
+        placements = self._moved(one, source.inode, target.inode, new_name)
+        back = self._moved(other, target.inode, source.inode, name)
+        placements = _without_twice(placements, back)
         directories = tuple(dict.fromkeys((source.inode, target.inode)))
-        self._do(Place(placements, self._wall_ns(), directories))
+        self._pending.do(
+            Place(placements, self._wall_ns(), directories),
+            next((row.inode for row in rows if row.unflushed), b""),
+            frees=((source.inode, one.name), (target.inode, other.name)),
+        )
 
     def _check_move(self, row: InodeRow, target: InodeRow) -> None:
         if not target.nlink:
             raise NoEntry("the directory was removed")
-        if stat.S_ISDIR(row.mode) and (
-            row.inode == target.inode or is_inside(self._tree, target.inode, row.inode)
-        ):
+        if S_ISDIR(row.mode) and self.is_inside(target, row):
             raise InvalidMove("a directory cannot be moved into itself")
 
-    @staticmethod
-    def _check_replacement(row: InodeRow, replaced: InodeRow) -> None:
-        if stat.S_ISDIR(replaced.mode):
-            if not stat.S_ISDIR(row.mode):
+    def _check_replacement(self, row: InodeRow, replaced: InodeRow, source: InodeRow) -> None:
+        if S_ISDIR(replaced.mode):
+            if self.is_inside(source, replaced):
+                raise NotEmpty("the directory is not empty")
+            if not S_ISDIR(row.mode):
                 raise IsADirectory("is a directory")
             if replaced.children:
                 raise NotEmpty("the directory is not empty")
-        elif stat.S_ISDIR(row.mode):
+        elif S_ISDIR(row.mode):
             raise NotADirectory("not a directory")
 
     # --- attributes ---------------------------------------------------------------------------
@@ -459,12 +334,19 @@ class Namespace:
     ) -> InodeRow:
         """Set some; the ctime becomes now unless it is given."""
         row = self.by_number(number)
-        now = self._wall_ns() if ctime_ns is None else ctime_ns
-        permissions = None if mode is None else stat.S_IMODE(mode)
-        times = (_kept(atime_ns), _kept(mtime_ns), now)
+        permissions = None if mode is None else S_IMODE(mode)
+        ctime_ns = self._wall_ns() if ctime_ns is None else ctime_ns
+        times = (_kept(atime_ns), _kept(mtime_ns), _kept(ctime_ns))
         entry = SetAttributes(row.inode, permissions, uid, gid, *times)
-        self._do(entry)
+        if self._is_private(row):
+            self._tree.put_inode(_set_here(row, entry))
+        else:
+            self._pending.do(entry)
         return self.by_inode(row.inode)
+
+    def _is_private(self, row: InodeRow) -> bool:
+        """Whether nobody else has heard, or will hear, of an inode that is still open here."""
+        return row.nlink == 0 and self._orphans.get(row.inode) == _UNPUBLISHED
 
     def touch_local(
         self,
@@ -478,70 +360,59 @@ class Namespace:
     ) -> InodeRow:
         """What a write changes here at once and a Content entry tells the others later."""
         row = self.by_number(number)
-        new = InodeRow(
-            row.inode,
-            row.number,
-            row.mode,
-            row.uid,
-            row.gid,
-            row.rdev,
-            row.atime_ns if atime_ns is None else atime_ns,
-            row.mtime_ns if mtime_ns is None else mtime_ns,
-            row.ctime_ns if ctime_ns is None else ctime_ns,
-            row.btime_ns,
-            row.size if size is None else size,
-            row.target,
-            row.nlink,
-            row.children,
-            row.subdirectories,
-            row.heads,
-            row.registers,
-            row.generation if generation is None else generation,
-            row.unflushed or size is not None or mtime_ns is not None,
-            row.placed,
-            row.filled,
-            row.clashes,
-            row.merged_into,
+        row = replace(
+            row,
+            size=row.size if size is None else size,
+            mtime_ns=row.mtime_ns if mtime_ns is None else mtime_ns,
+            ctime_ns=row.ctime_ns if ctime_ns is None else ctime_ns,
+            atime_ns=row.atime_ns if atime_ns is None else atime_ns,
+            generation=row.generation if generation is None else generation,
+            unflushed=row.unflushed or size is not None or mtime_ns is not None,
         )
-        self._tree.put_inode(new)
-        return new
+        self._tree.put_inode(row)
+        return row
 
     def add_content(self, content: Content, *, frozen_at: int, unflushed: bool) -> None:
-        """A new version of a file: an entry. `unflushed`: newer edits are here already."""
+        """A new version of a file: an entry. `unflushed`: newer edits are here already. A file
+        that has no name left gets none: it would come back by it."""
         row = self.by_inode(content.inode)
         if row.unflushed != unflushed:
-            self._tree.put_inode(msgspec.structs.replace(row, unflushed=unflushed))
-        stamp = self._clock.tick(self._wall_ns())
-        apply(self._tree, stamp, content)
-        number = self._outbox.append(stamp, content, frozen_at=frozen_at)
-        self._note(number, content)
+            self._tree.put_inode(replace(row, unflushed=unflushed))
+        if row.nlink:
+            self._pending.do(content, frozen_at=frozen_at)
 
     # --- extended attributes ------------------------------------------------------------------
 
-    def get_xattr(self, number: int, name: bytes) -> bytes:
-        """Raises `NoAttribute`."""
-        row = self._tree.xattr(self.by_number(number).inode, name)
-        if row is None or row.value is None:
-            raise NoAttribute("no such attribute")
-        return row.value
-
-    def list_xattrs(self, number: int) -> list[bytes]:
-        """Names, in order."""
-        found = self._tree.xattrs(self.by_number(number).inode)
-        return [name for name, row in found if row.value is not None]
-
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
-        """Set or replace one."""
-        if len(name) > NAME_BYTES:
-            raise NameTooLong(f"a name has at most {NAME_BYTES} bytes")
+        """Set or replace one. Raises `NameTooLong`, `TooLarge`."""
+        check_length(name)
         if len(value) > XATTR_VALUE_BYTES:
             raise TooLarge(f"an attribute has at most {XATTR_VALUE_BYTES} bytes")
-        self._do(SetXattr(self.by_number(number).inode, name, value, self._wall_ns()))
+        names = {name, *self.list_xattrs(number)}
+        if sum(len(one) + 1 for one in names) > XATTR_LIST_BYTES:
+            raise TooLarge(f"the names of all attributes have at most {XATTR_LIST_BYTES} bytes")
+        self._put_xattr(self.by_number(number), name, value)
 
     def remove_xattr(self, number: int, name: bytes) -> None:
         """Raises `NoAttribute`."""
         self.get_xattr(number, name)
-        self._do(SetXattr(self.by_number(number).inode, name, None, self._wall_ns()))
+        self._put_xattr(self.by_number(number), name, None)
+
+    def _put_xattr(self, row: InodeRow, name: bytes, value: bytes | None) -> None:
+        if self._is_private(row):
+            self._tree.put_xattr(row.inode, name, XattrRow(NEVER, value))
+        else:
+            self._pending.do(SetXattr(row.inode, name, value, self._wall_ns()))
+
+
+def _without_twice(
+    one: tuple[Placement, ...], other: tuple[Placement, ...]
+) -> tuple[Placement, ...]:
+    """Two moves in one entry; what each does to links that the other is about gives way."""
+    main = {one[0].link, other[0].link}
+    first = {placement.link for placement in one}
+    kept = [one[0], *(placement for placement in one[1:] if placement.link not in main), other[0]]
+    return (*kept, *(p for p in other[1:] if p.link not in first | main))
 
 
 def _kept(time_ns: int | None) -> int | None:
@@ -549,17 +420,16 @@ def _kept(time_ns: int | None) -> int | None:
     return None if time_ns is None else min(time_ns, NANOSECONDS_LIMIT)
 
 
-def _inodes(entry: Entry) -> set[bytes]:
-    match entry:
-        case Place():
-            return {placement.inode for placement in entry.placements}
-        case Create() | SetAttributes() | SetXattr() | Content():
-            return {entry.inode}
-        case _:
-            return set()
-
-
-def _only_inode(entry: Entry) -> bytes:
-    """The one inode that an entry is about, b"" if there are several."""
-    found = _inodes(entry)
-    return found.pop() if len(found) == 1 else b""
+def _set_here(row: InodeRow, entry: SetAttributes) -> InodeRow:
+    """The row with what an entry says that nobody else will get."""
+    given = {
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "atime_ns": entry.atime_ns,
+        "mtime_ns": entry.mtime_ns,
+        "ctime_ns": entry.ctime_ns,
+    }
+    mode = row.mode if entry.mode is None else (row.mode & ~0o7777) | entry.mode
+    return replace(
+        row, mode=mode, **{name: value for name, value in given.items() if value is not None}
+    )

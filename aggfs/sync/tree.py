@@ -40,7 +40,7 @@ class Tree(Protocol):
 
     @property
     def newest_move(self) -> bytes:
-        """The highest stamp in the log of moves, NEVER if it is empty."""
+        """No logged move has a higher stamp; NEVER if there was none."""
 
     def set_cut(self, clock: int) -> None: ...
 
@@ -74,6 +74,7 @@ class Tree(Protocol):
 
     def put_move(self, when: bytes, row: MoveRow) -> None: ...
     def drop_move(self, when: bytes) -> None: ...
+    def move(self, when: bytes) -> MoveRow | None: ...
     def moves_from(self, when: bytes) -> list[tuple[bytes, MoveRow]]:
         """The moves with this stamp or a later one, in order."""
 
@@ -197,6 +198,9 @@ class DictTree:
 
     def drop_move(self, when: bytes) -> None:
         self._moves.pop(when, None)
+
+    def move(self, when: bytes) -> MoveRow | None:
+        return self._moves.get(when)
 
     def moves_from(self, when: bytes) -> list[tuple[bytes, MoveRow]]:
         return sorted(
