@@ -75,21 +75,23 @@ class Volume:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; then make everything that was told durable, and end."""
         parts = self.parts
-        async with trio.open_nursery() as ground:
-            await ground.start(parts.database.run)
-            try:
-                async with trio.open_nursery() as nursery:
-                    self._uploads = nursery
-                    nursery.start_soon(parts.stripes.run)
-                    nursery.start_soon(parts.flusher.run, nursery)
-                    nursery.start_soon(parts.publisher.run)
-                    nursery.start_soon(self._watch_space)
-                    task_status.started()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._settle()
-                    ground.cancel_scope.cancel()
-        await parts.database.close()
+        try:
+            async with trio.open_nursery() as ground:
+                await ground.start(parts.database.run)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        self._uploads = nursery
+                        nursery.start_soon(parts.stripes.run)
+                        nursery.start_soon(parts.flusher.run, nursery)
+                        nursery.start_soon(parts.publisher.run)
+                        nursery.start_soon(self._watch_space)
+                        task_status.started()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._settle()
+                        ground.cancel_scope.cancel()
+        finally:
+            await parts.database.close()
 
     async def _settle(self) -> None:
         """The last steps: edits and rows onto the disk, connections given back."""
