@@ -170,6 +170,7 @@ def identify_by_heads(
                 )
                 if any(size is not None for size in listed):
                     source.id = account
+                    source.complaints.add("its header is lost or damaged")
     _assert_different(sources)
 
 
