@@ -16,7 +16,11 @@ from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.errors import AggfsError, NoEntry
 from aggfs.formats.record import Buffer
-from aggfs.model import BLOCK_BYTES, Content, Extent, InodeRow
+from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
+
+QUIET_SECONDS = 5.0
+CLOSED_SECONDS = 0.5
+AGE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -66,18 +70,27 @@ class Capture:
 
     # --- when ---------------------------------------------------------------------------------
 
-    def due(self, *, quiet_seconds: float, closed_seconds: float, age_seconds: float) -> list[int]:
-        """The dirty files that should be sent out now."""
+    def due(self) -> list[int]:
+        """The dirty files that should be sent out now.
+
+        A file that is quiet or old takes all closed ones with it, and so do closed files that
+        fill a stripe together: small files share stripes, and rounds are few.
+        """
         now = trio.current_time()
         pressed, self._pressed = self._pressed, False
-        found = []
+        closed: list[OpenFile] = []
+        due: list[OpenFile] = []
         for file in self._open_files.edited():
-            is_open = self._open_files.has_handles(file.number)
-            quiet = now - file.written_at >= (quiet_seconds if is_open else closed_seconds)
-            old = now - file.dirty_since >= age_seconds
-            if not file.frozen and (pressed or quiet or old):
-                found.append(file.number)
-        return found
+            quiet = now - file.written_at
+            if file.frozen:
+                continue
+            if pressed or quiet >= QUIET_SECONDS or now - file.dirty_since >= AGE_SECONDS:
+                due.append(file)
+            elif quiet >= CLOSED_SECONDS and not self._open_files.has_handles(file.number):
+                closed.append(file)
+        if due or sum(file.sparse.dirty_bytes for file in closed) >= STRIPE_BYTES:
+            due += closed
+        return [file.number for file in due]
 
     def press(self) -> None:
         """Writers wait for room: everything dirty is due."""

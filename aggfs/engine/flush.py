@@ -30,9 +30,7 @@ from aggfs.model import BLOCK_BYTES, INLINE_BYTES, STRIPE_BYTES, DeviceId, Exten
 
 STRIPE_PIECES = 4096
 SEALERS = 2
-QUIET_SECONDS = 5.0
-CLOSED_SECONDS = 1.0
-AGE_SECONDS = 60.0
+TICK_SECONDS = 0.5
 SLOT_SECONDS = 5.0
 SCRATCHES = 6
 logger = logging.getLogger(__name__)
@@ -157,12 +155,10 @@ class Flusher:
     async def run(self, nursery: trio.Nursery) -> None:
         """Flush what is due, for ever. Uploads go on in `nursery`."""
         while True:
-            due = self._capture.due(
-                quiet_seconds=QUIET_SECONDS, closed_seconds=CLOSED_SECONDS, age_seconds=AGE_SECONDS
-            )
+            due = self._capture.due()
             if due:
                 await self.flush(due, nursery)
-            await self._capture.wait_for_work(CLOSED_SECONDS)
+            await self._capture.wait_for_work(TICK_SECONDS)
 
     async def flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> None:
         """Bring the present content of these files into staging and the outbox.

@@ -34,7 +34,7 @@ from aggfs.placement.policy import StorageClass
 from aggfs.sync.clock import HybridClock
 
 TABLES = ("journal",)
-ROUND_SECONDS = 1.0
+ROUND_SECONDS = 5.0
 RETRY_LIMIT_SECONDS = 30.0
 SEGMENT_BYTES = 1024 * 1024
 SEGMENT_ENTRIES = 4096
@@ -146,7 +146,7 @@ class Publisher:
     # --- rounds -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Publish what may be published: a second's worth at once, later after a failure."""
+        """Publish what may be published, a few seconds' worth at once; later after a failure."""
         pause = ROUND_SECONDS
         while True:
             await trio.sleep(pause)

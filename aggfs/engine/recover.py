@@ -44,8 +44,11 @@ class Found:
 async def find_volume(stores: Sequence[tuple[str, Store]], secret: Secret, report: Report) -> Found:
     """Find the volume that the secret opens in these accounts, (name, store). Writes nothing.
 
-    Raises `WrongKey`; `Unreachable` when too few accounts answer, or none has a header.
+    Raises `WrongKey`; `Unreachable` when too few accounts answer, or none has a header;
+    `BadConfig` when two accounts have one name, or are one place.
     """
+    if len({name for name, _ in stores}) < len(stores):
+        raise BadConfig("two accounts have the same name")
     with _one_error():
         sources = await survey(stores, report)
         if not sources:
