@@ -149,6 +149,10 @@ class Blocks:
         value = self._stripes.get(sid)
         if value is None:
             return None
+        return self._state(value)
+
+    @staticmethod
+    def _state(value: bytes) -> StripeState:
         try:
             return _decode_state(value)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
@@ -176,4 +180,4 @@ class Blocks:
 
     def stripes(self, after: bytes | None = None, *, limit: int = 1000) -> list[StripeState]:
         """Some stripes in order of sid, for those who walk them all."""
-        return [_decode_state(value) for _, value in self._stripes.scan(b"", after, limit=limit)]
+        return [self._state(value) for _, value in self._stripes.scan(b"", after, limit=limit)]

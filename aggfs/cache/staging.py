@@ -3,7 +3,9 @@
 Each staged thing (a stripe's ciphertext, a journal segment) is one slot file named by its id.
 Slots are recycled: a released one is renamed to a free one and overwritten in place, which costs
 half of what making files anew does. What lies in a slot checks itself (the codec's staging
-format), so a torn write is noticed and its id is never used.
+format). A slot is overwritten only once its new name is on the disk: after a loss of power no
+former name may stand over later bytes. A release that a crash undid shows in `names`, and the
+caller, whose rows say that it is done, releases it again.
 """
 
 import os
@@ -14,6 +16,7 @@ from pathlib import Path
 from aggfs.errors import Damaged
 
 FREE_SLOTS = 8
+PIECES_LIMIT = 1000  # what one pwritev takes, less some
 Buffer = bytes | bytearray | memoryview
 
 
@@ -25,13 +28,19 @@ class Staging:
         self._directory = directory
         self._lock = threading.Lock()
         self._sizes: dict[bytes, int] = {}
-        self._free: list[Path] = []
+        self._size_bytes = 0
+        self._free: list[tuple[int, Path]] = []  # with their sizes
+        self._released: list[tuple[int, Path]] = []  # renamed, but not yet on the disk
         self._made = 0
         for path in directory.iterdir():
             if path.suffix == ".staged":
-                self._sizes[bytes.fromhex(path.stem)] = path.stat().st_size
+                self._note(bytes.fromhex(path.stem), path.stat().st_size)
             else:
                 path.unlink()
+
+    def _note(self, name: bytes, size_bytes: int) -> None:
+        self._sizes[name] = size_bytes
+        self._size_bytes += size_bytes
 
     def _path(self, name: bytes) -> Path:
         return self._directory / f"{name.hex()}.staged"
@@ -46,39 +55,48 @@ class Staging:
     @property
     def size_bytes(self) -> int:
         """How many bytes are staged."""
-        return sum(self._sizes.values())
+        return self._size_bytes
 
     def put(self, name: bytes, pieces: Sequence[Buffer]) -> None:
         """Make it durable. Raises OSError; nothing is staged under `name` then."""
-        slot = self._slot()
-        descriptor = os.open(slot, os.O_WRONLY | os.O_CREAT, 0o600)
+        views = [memoryview(piece).cast("B") for piece in pieces]
+        size = sum(map(len, views))
+        slot = self._slot(size)
         try:
-            size = _write_all(descriptor, pieces)
-            os.ftruncate(descriptor, size)
-            os.fdatasync(descriptor)
+            _overwrite(slot, views, size)
+            slot.rename(self._path(name))
+            self._sync_directory()
         except OSError:
             slot.unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
             raise
-        finally:
-            os.close(descriptor)
-        slot.rename(self._path(name))
-        self._sync_directory()
         with self._lock:
-            self._sizes[name] = size
+            self._note(name, size)
 
-    def _slot(self) -> Path:
+    def _slot(self, size_bytes: int) -> Path:
+        """The free slot whose size is nearest, so that segments do not cut stripes' slots."""
         with self._lock:
             if self._free:
-                return self._free.pop()
-            self._made += 1
-            return self._directory / f"{self._made}.free"
+                nearest = min(self._free, key=lambda slot: abs(slot[0] - size_bytes))
+                self._free.remove(nearest)
+                return nearest[1]
+            return self._new_slot()
+
+    def _new_slot(self) -> Path:
+        self._made += 1
+        return self._directory / f"{self._made}.free"
 
     def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        """Make renames durable; what was released before that can be overwritten."""
+        with self._lock:
+            released, self._released = self._released, []
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        with self._lock:
+            self._free += released
 
     def read(self, name: bytes) -> bytes:
         """The staged bytes. Raises `Damaged` when they are gone."""
@@ -90,24 +108,36 @@ class Staging:
     def release(self, name: bytes) -> None:
         """It is in the accounts, and that is committed: the slot is free."""
         with self._lock:
-            if self._sizes.pop(name, None) is None:
+            size = self._sizes.pop(name, None)
+            if size is None:
                 return
-            if len(self._free) >= FREE_SLOTS:
+            self._size_bytes -= size
+            if len(self._free) + len(self._released) >= FREE_SLOTS:
                 self._path(name).unlink(missing_ok=True)
                 return
-            self._made += 1
-            slot = self._directory / f"{self._made}.free"
+            slot = self._new_slot()
             self._path(name).rename(slot)
-            self._free.append(slot)
+            self._released.append((size, slot))
 
 
-def _write_all(descriptor: int, pieces: Sequence[Buffer]) -> int:
-    """Write the pieces one after the other from the start of the file; the total."""
-    total = 0
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while len(view):
-            done = os.pwrite(descriptor, view, total)
-            total += done
-            view = view[done:]
-    return total
+def _overwrite(path: Path, views: list[memoryview], size_bytes: int) -> None:
+    """Make the pieces the whole of the file, on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(descriptor, views)
+        os.ftruncate(descriptor, size_bytes)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, views: list[memoryview]) -> None:
+    """Write the pieces one after the other from the start of the file."""
+    at = 0
+    while views:
+        written = os.pwritev(descriptor, views[:PIECES_LIMIT], at)
+        at += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
