@@ -205,6 +205,7 @@ class Volume:
             numbers = self._unflushed(wanted)
             if numbers:
                 await self.parts.flusher.flush(numbers, nursery)
+            await self.parts.stripes.wait_settled()  # then one segment names all of it
             await self._publish()
             if not self._unflushed(wanted) and not self.namespace.waiting(wanted):
                 break
