@@ -166,9 +166,9 @@ async def recover_volume(
     Raises `WrongKey`, which changed nothing anywhere; `Unreachable`, `TooFewFragments`, `Damaged`.
     """
     state = Path(state_directory)
-    stores = {one.name: RetryingStore(open_store(one), random=random.random) for one in accounts}
+    stores = [(one.name, RetryingStore(open_store(one), random=random.random)) for one in accounts]
     try:
-        found = await find_volume(list(stores.items()), secret, report)
+        found = await find_volume(stores, secret, report)
         identity = Identity.new(DeviceId(os.urandom(8)), os.urandom)
         database = Database.open(str(state / "database"), tables=TABLES)
         try:
@@ -185,7 +185,7 @@ async def recover_volume(
             await database.close()
         return config
     finally:
-        for store in stores.values():
+        for _, store in stores:
             await store.aclose()
 
 

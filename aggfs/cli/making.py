@@ -128,10 +128,8 @@ def recover(
 ) -> None:
     """Bring a volume back from its accounts and a key, where all local state was lost."""
     place = _new_place(name)
-    # The accounts themselves know who they are.
-    accounts = [
-        assembling.with_provider(parse_spec(spec, id=AccountId(bytes(8)))) for spec in specs
-    ]
+    # The accounts know who they are, the volume knows their providers; some may not answer.
+    accounts = [parse_spec(spec, id=AccountId(bytes(8))) for spec in specs]
     if asks_words:
         secret = unlocking.ask("words")
     else:
