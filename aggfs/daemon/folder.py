@@ -62,9 +62,9 @@ class Folder:
                 nursery.start_soon(self._tell_when_it_answers, task_status)
                 await pyfuse3.main(max_tasks=self._operations.options.concurrent_requests)
                 nursery.cancel_scope.cancel()
+            self._operations.known.drop_all()
         finally:
             pyfuse3.close(unmount=True)
-            self._operations.known.drop_all()
             self._ended.set()
 
     async def unmount(self) -> None:

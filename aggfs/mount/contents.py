@@ -32,7 +32,7 @@ class ContentHandlers(Handlers):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         truncate = False
         try:
-            row = self.make(parent_inode, name, mode, ctx)
+            row = self.make(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
         except Exists:
             # The kernel remembered that there is no such name, and another device made one.
             if flags & os.O_EXCL:

@@ -74,7 +74,10 @@ class KnownInodes:
         self._unlinked.discard(number)
 
     def drop_all(self) -> None:
-        """The file system is unmounted: nobody holds anything."""
+        """The file system is unmounted: nobody holds anything.
+
+        Where there is no time for this, the next start drops what has no name.
+        """
         self._lookups.clear()
         self._opened.clear()
         for number in tuple(self._unlinked):

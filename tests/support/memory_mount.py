@@ -15,6 +15,7 @@ import trio
 from aggfs.daemon.main import Service, serve
 from aggfs.errors import NoSpace
 from aggfs.model import InodeRow
+from aggfs.mount.invalidate import KernelCaches
 from aggfs.mount.options import MountOptions
 from tests.support.memory_volume import MemoryFiles, MemoryNamespace, MemoryVolume
 
@@ -81,6 +82,7 @@ class TestedVolume(MemoryVolume):
     def __init__(self) -> None:
         self.namespace = TrappedNamespace(os.getuid(), os.getgid())
         self.files = TrappedFiles(self.namespace)
+        self.caches = KernelCaches()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -98,6 +100,16 @@ class TestedVolume(MemoryVolume):
                 raise Trap("control")
             case "never":
                 await trio.sleep_forever()
+            case "write behind the kernel":
+                row = self.namespace.lookup(1, str(arguments["name"]).encode())
+                await self.files.write(row.number, 0, str(arguments["text"]).encode())
+                await self.caches.inode_changed(row.number, attributes_only=False)
+            case "rename behind the kernel":
+                old, new = str(arguments["old"]).encode(), str(arguments["new"]).encode()
+                self.namespace.rename(1, old, 1, new, wait_for_content=False)
+                await self.caches.name_changed(1, old)
+                await self.caches.name_changed(1, new)
+                await self.caches.name_changed(1, b"never heard of")
         return {}
 
 
