@@ -21,15 +21,8 @@ from aggfs.cache.presence import FOR_EVER, Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sidecar import Sidecar
 from aggfs.cache.sums import UNITS_PER_BLOCK, CleanSums, Unit
-from aggfs.cache.unitfile import (
-    UNIT_BYTES,
-    Buffer,
-    UnitFile,
-    checksum,
-    disk_refusal,
-    group_of,
-)
-from aggfs.errors import Busy, Damaged
+from aggfs.cache.unitfile import UNIT_BYTES, Buffer, UnitFile, checksum, disk_refusal, group_of
+from aggfs.errors import Busy, Damaged, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
 
 FEW_BLOCKS = 16
@@ -338,7 +331,8 @@ class SparseFile:
         return freed
 
     def settle(self) -> None:
-        """Loop: put the rows of changed units into the database. Forgotten, it costs fetches."""
+        """Loop: put the rows of changed units into the database. When that is forgotten, or it
+        takes nothing any more, it costs fetches."""
         with self._lock:
             changed, self._presence.changed = self._presence.changed, {}
             if self._retired or not changed:
@@ -348,8 +342,9 @@ class SparseFile:
         for unit, row in changed.items():
             block, index = divmod(unit, UNITS_PER_BLOCK)
             blocks.setdefault(block, {})[index] = row
-        for block, units in blocks.items():
-            self._rows.put(block, units)
+        with contextlib.suppress(LocalDiskFailed):
+            for block, units in blocks.items():
+                self._rows.put(block, units)
 
     # --- sending out --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ former name may stand over later bytes. A release that a crash undid shows in `n
 caller, whose rows say that it is done, releases it again.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -106,14 +107,15 @@ class Staging:
             raise Damaged(f"a staged stripe cannot be read: {error.strerror}") from error
 
     def release(self, name: bytes) -> None:
-        """It is in the accounts, and that is committed: the slot is free."""
-        with self._lock:
+        """It is in the accounts, and that is committed: the slot is free. Raises nothing: what
+        the disk refuses to rename shows again after a restart."""
+        with self._lock, contextlib.suppress(OSError):
             size = self._sizes.pop(name, None)
             if size is None:
                 return
             self._size_bytes -= size
             if len(self._free) + len(self._released) >= FREE_SLOTS:
-                self._path(name).unlink(missing_ok=True)
+                self._path(name).unlink()
                 return
             slot = self._new_slot()
             self._path(name).rename(slot)

@@ -26,6 +26,8 @@ Unit = tuple[int, int]  # valid bytes, checksum
 _ROW = struct.Struct("<IIQIQIQIQ")
 _CUT = struct.Struct("<IQ")
 _PAGE_ROWS = 256
+_LOST_ERA = 1 << 31
+_UNKNOWN_END = 1 << 62
 _PREFIX = struct.Struct(">cQI")
 _NO_UNITS: tuple[Unit, ...] = ((0, 0),) * UNITS_PER_BLOCK
 
@@ -41,15 +43,20 @@ class CleanSums:
         self._era, self._low = self._cuts()
 
     def _cuts(self) -> tuple[int, int]:
-        value = self._table.get(self._cut_key)
-        if value is None:
-            return 0, 0
-        era, low = _CUT.unpack(value)
-        return era, low
+        try:
+            value = self._table.get(self._cut_key)
+        except Damaged:  # nobody knows which rows still count: none
+            self._table.put(self._cut_key, _CUT.pack(_LOST_ERA, 0))
+            return _LOST_ERA, 0
+        return (0, 0) if value is None else _CUT.unpack(value)
 
     def end(self) -> int:
-        """One past the last byte that a row may speak of, 0 when there are no rows."""
-        row = self._table.last(self._prefix)
+        """One past the last byte that a row may speak of, 0 when there are no rows; far beyond
+        any file when that cannot be told."""
+        try:
+            row = self._table.last(self._prefix)
+        except Damaged:
+            return _UNKNOWN_END
         if row is None:
             return 0
         block = int.from_bytes(row[0][-8:])

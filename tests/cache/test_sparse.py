@@ -37,10 +37,13 @@ class State:
 
     def crash(self):
         """What is not committed is lost; what is in the page cache is not."""
+        self.leave()
+        self.start()
+
+    def leave(self):
         self.database._reader.abort()
         self.database._environment.close()
         os.close(self.database._lock)
-        self.start()
 
     @property
     def data_path(self):
@@ -477,6 +480,37 @@ def test_after_a_failed_sync_no_sync_succeeds(state, tmp_path):
         file.sync()
 
 
+def test_reads_go_on_after_the_database_failed(state):
+    file = state.filled()
+    state.database.give_up("the disk is gone")
+    file.fill(0, DATA)
+    file.settle()
+    assert file.read(0, len(DATA)) == (DATA, [])
+    state.files.close(file)
+
+
+def test_damaged_rows_cost_fetches_and_never_wrong_bytes(state):
+    file = state.filled()
+    table = state.database.table(TABLE)
+    rows = table.scan(b"")
+    state.files.close(file)
+    state.database.commit_now()
+    damaged = rows[1][0]
+    with state.database._environment.begin(write=True) as transaction:
+        handle = state.database._environment.open_db(TABLE.encode(), transaction)
+        transaction.put(damaged, b"\1noise", db=handle)
+        transaction.put(b"T" + damaged[1:13], b"\1noise", db=handle)
+    state.crash()
+    file = state.open(len(DATA))
+    assert file.missing(0, len(DATA)) == [(0, len(DATA))]
+    file.fill(0, DATA)
+    state.files.close(file)
+    file = state.open(len(DATA))
+    assert file.read(0, len(DATA))[1] == [(0, len(DATA))]
+    assert file.missing(0, len(DATA)) == []
+    assert file.read(0, len(DATA)) == (DATA, [])
+
+
 FULL = """
 import os, resource, sys
 from pathlib import Path
@@ -538,3 +572,91 @@ def test_a_sparse_file_of_a_tebibyte_is_no_work(state):
     assert not file.is_dirty
     state.crash()
     assert state.open(1 << 39).missing(0, 1 << 39) == [(0, 1 << 39)]
+
+
+CRASH = """
+import os, random, sys
+from pathlib import Path
+from aggfs.coding.cipher import XtsUnit
+from tests.cache.test_sparse import State
+
+state = State(Path(sys.argv[1]), XtsUnit(bytes(range(64))))
+seed, releases = int(sys.argv[2]), sys.argv[3] == "True"
+chance = random.Random(seed)
+known = Path(sys.argv[4]).read_bytes()
+accounts = [bytearray(known[n * 1_000_000 : (n + 1) * 1_000_000]) for n in range(8)]
+for step in range(1_000_000):
+    number = chance.randrange(8)
+    size = 1_000_000
+    file = state.open(size, number=number)
+    for _ in range(chance.randrange(4)):
+        offset = chance.randrange(size - 70_000)
+        length = chance.choice((5, 100, 4096, 70_000))
+        os.write(1, b"%d %d %d %d\\n" % (number, offset, length, step))
+        data = bytes((step % 251 + 1,)) * length
+        file.write(offset, data)
+        accounts[number][offset : offset + length] = data
+        os.write(1, b"done\\n")
+    if chance.random() < 0.3:
+        file.sync()
+    if releases and chance.random() < 0.2:
+        frozen = file.freeze(size)
+        for start, end in frozen.missing():  # as if fetched
+            file.fill(start, accounts[number][start:end])
+        for first, stop in frozen.blocks:
+            frozen.read_blocks(first, stop - first)
+        frozen.release()
+    if chance.random() < 0.5:
+        state.database.commit_now()
+    state.files.close(file)
+"""
+
+
+@pytest.mark.parametrize("releases", [False, True])
+def test_a_kill_at_any_moment_loses_no_finished_write(tmp_path, releases):
+    contents = [bytearray(1_000_000) for _ in range(8)]
+    for seed, lines in enumerate((40, 201, 350)):
+        known = tmp_path / "known"
+        known.write_bytes(b"".join(contents))
+        process = subprocess.Popen(
+            [sys.executable, "-c", CRASH, tmp_path, str(seed), str(releases), known],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        log = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+        log += process.stdout.read().split(b"\n")[:-1]
+        process.wait()
+        process.stdout.close()
+        under_way = None
+        for line in log:
+            if line.strip() != b"done":
+                number, offset, length, step = map(int, line.split())
+                under_way = (number, offset, length)
+                new = bytes((step % 251 + 1,)) * length
+                continue
+            contents[number][offset : offset + length] = new
+            under_way = None
+        state = State(tmp_path, XtsUnit(bytes(range(64))))
+        for number, content in enumerate(contents):
+            file = state.open(len(content), number=number)
+            if under_way is not None and under_way[0] == number:
+                _, start, length = under_way  # it may be there in part
+                file.load(start, start + length)
+                content[start : start + length] = file.read(start, length)[0]
+            check(file, content, releases)
+            state.files.close(file)
+        state.leave()
+
+
+def check(file, content, releases):
+    """What is there is what was written. Only clean bytes may have become holes, which are those
+    that were released."""
+    size = len(content)
+    file.load(0, size)
+    data, holes = file.read(0, size)
+    shown = bytearray(content)
+    for start, end in holes:
+        assert releases or not any(content[start:end])
+        shown[start:end] = bytes(end - start)
+    assert data == shown
