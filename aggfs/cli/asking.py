@@ -9,10 +9,18 @@ import click
 from aggfs.cli import client
 from aggfs.cli.client import NotRunning
 from aggfs.cli.places import VolumePlace
+from aggfs.errors import NoEntry
 
 
 def ask(place: VolumePlace, verb: str, **arguments: Any) -> dict[str, Any]:
     """What the volume answers to a verb. Progress is told on a terminal while it takes long."""
+    try:
+        return _ask(place, verb, arguments)
+    except NoEntry as error:
+        raise NoEntry(f"{arguments['path']}: {error}" if "path" in arguments else error) from None
+
+
+def _ask(place: VolumePlace, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         return client.call(place.socket_path, verb, on_progress=_progress(), **arguments)
     except NotRunning:

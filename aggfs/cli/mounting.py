@@ -72,6 +72,9 @@ def mount_at(
     from aggfs.cli import assembling
     from aggfs.daemon import background
 
+    mounted = place.mountpoint
+    if mounted is not None and not is_dead(mounted):
+        raise Busy(f"{place.name} is mounted on {mounted} already")
     config = assembling.load_config(place, options)
     check_fuse(allow_other=config.mount.allow_other)
     mountpoint = prepare(str(directory))

@@ -100,6 +100,8 @@ def _where_text(answer: dict[str, Any]) -> str:
 
 
 def _why_text(answer: dict[str, Any]) -> str:
+    if not answer["stripes"]:
+        return "nothing of it lies in the accounts yet"
     lines = [
         f"{answer['stripes']} stripes, {answer['at_risk']} at risk, {answer['lost']} lost",
         f"any {answer['any']} of the providers may fail together",

@@ -69,7 +69,8 @@ def test_status_tells_where_the_folder_is(user, cloud):
 def test_a_volume_is_mounted_once_only(user, cloud):
     other = user.path / "Other"
     other.mkdir()
-    user.aggfs("mount", "Cloud", other, code=exits.BUSY)
+    busy = user.aggfs("mount", "Cloud", other, code=exits.BUSY)
+    assert busy.err == f"aggfs: Cloud is mounted on {cloud} already\n"
     user.aggfs("init", "Cloud", f"--account=a={other}", code=exits.BUSY)
 
 
@@ -110,7 +111,8 @@ def test_paths_are_explained(user, cloud):
     user.aggfs("evict", cloud / "photo")
     assert user.json("holes", cloud / "photo")["holes"] == [[0, len(DATA)]]
     assert (cloud / "photo").read_bytes() == DATA
-    user.aggfs("where", cloud / "nothing", code=exits.NO_ENTRY)
+    missing = user.aggfs("where", cloud / "nothing", code=exits.NO_ENTRY)
+    assert missing.err.startswith("aggfs: /nothing: ")
     user.aggfs("where", user.path / "outside", code=exits.NOT_RUNNING)
 
 
