@@ -183,6 +183,46 @@ def test_a_long_history_is_made_short_while_marks_are_made(home):
     assert list(home.open().marked) == wanted
 
 
+class Yielding:
+    """A lock that lets another in as soon as it is free for the first time."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        other, self.other = self.other, None
+        if other is not None:
+            other()
+
+
+def test_a_mark_that_goes_on_where_the_long_history_ended_is_kept(home):
+    sidecar = home.open()
+    for number in range(2 * REGION_RECORDS):
+        sidecar.mark(number * 10, number * 10 + 5)
+    end = 2 * REGION_RECORDS * 10 - 5
+    sidecar.compact(Yielding(lambda: sidecar.mark(end, end + 1000)))
+    home.start()
+    assert home.open().marked.contains(end, end + 1000)
+
+
+def test_a_log_that_ended_while_it_was_made_short_stays_ended(home):
+    sidecar = home.open()
+    for number in range(2 * REGION_RECORDS):
+        sidecar.mark(number * 10, number * 10 + 5)
+
+    def end():
+        sidecar.unmark([(0, 1 << 60)])
+        sidecar.mark(3, 4)
+
+    sidecar.compact(Yielding(end))
+    home.start()
+    assert list(home.open().marked) == [(3, 4)]
+    assert not os.path.exists(f"{home.path}/1.1.new")
+
+
 def test_marks_of_a_newer_aggfs_are_not_guessed_at(home):
     home.open().mark(0, 1)
     with open(f"{home.path}/marks", "r+b") as file:

@@ -237,8 +237,10 @@ def test_eviction_punches_nothing_that_was_written_meanwhile(state):
     file = state.filled()
     gone = file.evict(0, len(DATA))
     file.write(0, DATA[:10_000])
+    file.fill(UNIT, DATA[UNIT : 2 * UNIT])
     file.punch(gone)
     assert file.read(0, 10_000)[0] == DATA[:10_000]
+    assert file.read(UNIT, UNIT) == (DATA[UNIT : 2 * UNIT], [])
 
 
 def test_an_append_whose_size_was_never_committed_is_dropped(state):
@@ -401,6 +403,31 @@ def test_a_reader_never_sees_a_torn_group(encrypted):
         worker.join()
 
 
+class Interrupting:
+    """A cipher during whose first decryption something else happens."""
+
+    def __init__(self, action):
+        self.cipher, self.action = XtsUnit(bytes(64)[:63] + b"x"), action
+
+    def encrypt_into(self, offset, data, out):
+        self.cipher.encrypt_into(offset, data, out)
+
+    def decrypt_into(self, offset, data, out):
+        action, self.action = self.action, None
+        self.cipher.decrypt_into(offset, data, out)
+        if action is not None:
+            action()
+
+
+def test_a_read_that_an_edit_overtook_is_done_again(tmp_path):
+    cipher = Interrupting(lambda: file.write(0, b"new" * 1000))
+    file = State(tmp_path, cipher).open()
+    file.write(0, b"old" * 1000)
+    assert file.read(0, 3000) == (b"new" * 1000, [])
+    cipher.action = lambda: file.write(0, b"odd" * 1000)
+    assert file.read_cached(0, 3000) is None
+
+
 # --- cuts, removals -------------------------------------------------------------------------------
 
 
@@ -509,6 +536,19 @@ def test_damaged_rows_cost_fetches_and_never_wrong_bytes(state):
     assert file.read(0, len(DATA))[1] == [(0, len(DATA))]
     assert file.missing(0, len(DATA)) == []
     assert file.read(0, len(DATA)) == (DATA, [])
+
+
+def test_a_damaged_last_row_hides_no_other(state):
+    file = state.filled()
+    last = state.database.table(TABLE).scan(b"")[-1][0]
+    state.files.close(file)
+    with state.database._environment.begin(write=True) as transaction:
+        handle = state.database._environment.open_db(TABLE.encode(), transaction)
+        transaction.put(last, b"\1noise", db=handle)
+    state.crash()
+    file = state.open(len(DATA))
+    assert file.missing(0, len(DATA)) == [(2 * BLOCK_BYTES, len(DATA))]
+    assert file.read(0, 2 * BLOCK_BYTES) == (DATA[: 2 * BLOCK_BYTES], [])
 
 
 FULL = """
