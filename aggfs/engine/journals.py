@@ -20,7 +20,8 @@ from aggfs.engine.sources import Source
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments
 from aggfs.formats import journal
 from aggfs.formats.fragment import Kind
-from aggfs.formats.journal import RECORD_LIMIT_BYTES, Head, Segment, Tip
+from aggfs.formats.journal import Head, Segment, Tip
+from aggfs.formats.signed import RECORD_LIMIT_BYTES
 from aggfs.model import NO_ACCOUNT, Member
 
 OBJECT_LIMIT_BYTES = 2 * RECORD_LIMIT_BYTES

@@ -180,7 +180,7 @@ class _Batch:
         for base in entry.bases:
             self._supersede(inode, base)
         heads = {*row.heads, entry.version} if not superseded else set(row.heads)
-        row = replace(row, heads=self._ranked(inode, heads - set(entry.bases)))
+        row = replace(row, heads=ranked_heads(tree, inode, heads - set(entry.bases)))
         self._put(row if row.unflushed else replace(row, size=shown_size(tree, row, entry)))
         if not row.placed:
             self._doubtful[inode] = None
@@ -191,13 +191,6 @@ class _Batch:
             self._tree.put_version(inode, version, VersionRow(NEVER, True, None))
         elif not known.superseded:
             self._tree.put_version(inode, version, replace(known, superseded=True))
-
-    def _ranked(self, inode: bytes, heads: set[bytes]) -> tuple[bytes, ...]:
-        if len(heads) < 2:
-            return tuple(heads)
-        rows = [(head, self._tree.version(inode, head)) for head in heads]
-        ranked = sorted(((row.when, head) for head, row in rows if row is not None), reverse=True)
-        return tuple(head for _, head in ranked)
 
     def relocate(self, when: bytes, entry: Relocate) -> None:
         for step in range(entry.count):
@@ -225,6 +218,15 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Member: _Batch.control,
     AccountEntry: _Batch.control,
 }
+
+
+def ranked_heads(tree: Tree, inode: bytes, heads: set[bytes]) -> tuple[bytes, ...]:
+    """Content heads of an inode, the one with the highest stamp, which is shown, first."""
+    if len(heads) < 2:
+        return tuple(heads)
+    rows = [(head, tree.version(inode, head)) for head in heads]
+    ranked = sorted(((row.when, head) for head, row in rows if row is not None), reverse=True)
+    return tuple(head for _, head in ranked)
 
 
 def shown_size(tree: Tree, row: InodeRow, known: Content | None = None) -> int:
