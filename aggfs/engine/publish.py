@@ -238,7 +238,11 @@ class Publisher:
             self._accounts.ledger.put_object(account.id, name, parcel.size_bytes)
             parcels.append(parcel)
         await self._database.durable()
-        await put_all(parcels, lambda parcel: confirmed.add(parcel.account.id))
+        await put_all(
+            parcels,
+            lambda parcel: confirmed.add(parcel.account.id),
+            lambda: len(confirmed) > k,
+        )
         pending = msgspec.structs.replace(pending, confirmed=tuple(sorted(confirmed)))
         if len(confirmed) >= min(n, len(homes)):
             self._table.delete(self._key(pending))
@@ -311,9 +315,9 @@ class Publisher:
         def stored(parcel: Parcel) -> None:
             self._heads[parcel.account.id] = state.count
 
-        await put_all(parcels, stored)
-        have = sum(self._heads.get(account.id) == state.count for account in self._accounts)
         needed = min(len(self._accounts), self._class.n - self._class.k + 1)
+        await put_all(parcels, stored, lambda: self._heads_at(state.count) >= needed)
+        have = self._heads_at(state.count)
         if have < needed:
             raise Unreachable(f"{have} of {needed} accounts took the journal's head")
         self._put_state(
@@ -321,6 +325,10 @@ class Publisher:
                 self.state, published=ends, published_at_ns=self._writer.wall_ns()
             )
         )
+
+    def _heads_at(self, count: int) -> int:
+        """How many accounts have this head."""
+        return sum(self._heads.get(account.id) == count for account in self._accounts)
 
     def _heads_behind(self) -> list[Account]:
         """The accounts that do not know where the journal ends."""

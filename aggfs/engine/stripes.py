@@ -7,8 +7,7 @@ staging file given back. After a restart `run` goes on where the rows say.
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -31,7 +30,6 @@ RETRY_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 30.0
 JOBS = 3
 ROUND = 64
-PATIENCE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -218,30 +216,10 @@ class Stripes:
                 left.discard(parcel.index)
                 self._confirm(sid, parcel.index)
 
-            await self._put_with_patience(sid, parcels, stored)
+            await put_all(parcels, stored, lambda: self._reached_quorum(self._state(sid)))
             self._check_stored(sid)
             if not left:
                 return
-
-    async def _put_with_patience(
-        self, sid: bytes, parcels: Sequence[Parcel], stored: Callable[[Parcel], None]
-    ) -> None:
-        """Put all; once the quorum is there, the rest get three times as long as it took, and
-        are then left to be caught up with: a hanging account must not hold the others up."""
-        began = trio.current_time()
-        with trio.CancelScope() as scope:
-
-            def stored_one(parcel: Parcel) -> None:
-                stored(parcel)
-                if scope.deadline == math.inf and self._reached_quorum(self._state(sid)):
-                    elapsed = trio.current_time() - began
-                    scope.deadline = trio.current_time() + max(PATIENCE_SECONDS, 3 * elapsed)
-
-            await put_all(parcels, stored_one)
-        if scope.cancelled_caught:
-            for parcel in parcels:
-                if not self._state(sid).confirmed >> parcel.index & 1:
-                    parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
 
     def _parcel(self, row: StripeRow, index: int, account: Account, pieces: list[Buffer]) -> Parcel:
         key = self._keys.fragment_name(row.epoch, row.sid, index, account.id)

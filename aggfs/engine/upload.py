@@ -4,6 +4,7 @@ Used for stripes, journal segments, heads and checkpoints alike. Each put has a 
 that was begun and not confirmed may be there (the ledger and the rows count it).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from aggfs.errors import StoreError, Unreachable
 from aggfs.stores.base import Buffer
 
 PUT_SECONDS = 60.0
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,36 @@ class Parcel:
         return sum(len(piece) for piece in self.pieces)
 
 
-async def put_all(parcels: Sequence[Parcel], on_stored: Callable[[Parcel], None]) -> None:
-    """Put every parcel; returns when each was stored or failed.
+async def put_all(
+    parcels: Sequence[Parcel],
+    on_stored: Callable[[Parcel], None],
+    enough: Callable[[], bool],
+) -> None:
+    """Put every parcel; returns when each was stored, failed, or is too late.
 
-    `on_stored` runs on the loop and must not raise; a failure is noted on the account. When
+    Once `enough` are stored, the rest get three times as long as it took until then, and are
+    left to be caught up with: a hanging account must not hold the others up. `on_stored` and
+    `enough` run on the loop and must not raise; a failure is noted on the account. When
     cancelled, what is under way may or may not arrive.
     """
-    async with trio.open_nursery() as nursery:
-        for parcel in parcels:
-            nursery.start_soon(_put, parcel, on_stored)
+    began = trio.current_time()
+    waiting = {parcel.index: parcel for parcel in parcels}
+    with trio.CancelScope() as scope:
+
+        def stored(parcel: Parcel) -> None:
+            waiting.pop(parcel.index)
+            on_stored(parcel)
+            if scope.deadline == math.inf and enough():
+                elapsed = trio.current_time() - began
+                scope.deadline = trio.current_time() + max(PATIENCE_SECONDS, 3 * elapsed)
+
+        async with trio.open_nursery() as nursery:
+            for parcel in parcels:
+                nursery.start_soon(_put, parcel, stored)
+    if scope.cancelled_caught:
+        for parcel in waiting.values():
+            if parcel.account.healthy:
+                parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
 
 
 async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
