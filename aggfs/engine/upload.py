@@ -46,11 +46,11 @@ async def put_all(
     cancelled, what is under way may or may not arrive.
     """
     began = trio.current_time()
-    waiting = {parcel.index: parcel for parcel in parcels}
+    waiting = {id(parcel): parcel for parcel in parcels}
     with trio.CancelScope() as scope:
 
         def stored(parcel: Parcel) -> None:
-            waiting.pop(parcel.index)
+            del waiting[id(parcel)]
             on_stored(parcel)
             if scope.deadline == math.inf and enough():
                 elapsed = trio.current_time() - began
