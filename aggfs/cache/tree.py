@@ -6,6 +6,7 @@ lately are kept decoded; the loop is the only writer, so they are always what th
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -44,7 +45,7 @@ TABLES = (
 FIRST_NUMBER = ROOT_NUMBER + 1
 FIRST_COOKIE = 3  # readdir's 1 and 2 are `.` and `..`
 RESERVED = 1024  # numbers are reserved in lots, so that most cost no put
-CACHED_ROWS = 16384
+MANY_ROWS, FEW_ROWS = 16384, 256
 PAGE_ROWS = 1000
 ID_BYTES = 16
 
@@ -53,10 +54,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Rows(Generic[Row]):
-    """One table of rows of one type, with the latest of them decoded."""
+    """One table of rows of one type, with up to `limit` of the latest kept decoded."""
 
-    def __init__(self, table: Table, kind: type[Row]) -> None:
+    def __init__(self, table: Table, kind: type[Row], limit: int) -> None:
         self._table = table
+        self._limit = limit
         self._decode: Callable[[bytes], Row] = msgspec.msgpack.Decoder(kind).decode
         self._kept: dict[bytes, Row] = {}
 
@@ -83,8 +85,8 @@ class _Rows(Generic[Row]):
     def _keep(self, key: bytes, row: Row) -> None:
         kept = self._kept
         kept[key] = row
-        if len(kept) > CACHED_ROWS:
-            for old in list(kept)[: CACHED_ROWS // 4]:
+        if len(kept) > self._limit:
+            for old in list(islice(kept, self._limit // 4 + 1)):
                 del kept[old]
 
     def delete(self, key: bytes) -> None:
@@ -107,11 +109,11 @@ class LmdbTree:
     """`aggfs.sync.tree.Tree` over a database. On the loop only."""
 
     def __init__(self, database: Database) -> None:
-        def rows(name: str, kind: Any) -> _Rows[Any]:
-            return _Rows(database.table(name), kind)
+        def rows(name: str, kind: Any, limit: int = FEW_ROWS) -> _Rows[Any]:
+            return _Rows(database.table(name), kind, limit)
 
-        self._inodes: _Rows[InodeRow] = rows("inodes", InodeRow)
-        self._links: _Rows[LinkRow] = rows("links", LinkRow)
+        self._inodes: _Rows[InodeRow] = rows("inodes", InodeRow, MANY_ROWS)
+        self._links: _Rows[LinkRow] = rows("links", LinkRow, MANY_ROWS)
         self._xattrs: _Rows[XattrRow] = rows("xattrs", XattrRow)
         self._versions: _Rows[VersionRow] = rows("versions", VersionRow)
         self._relocations: _Rows[RelocationRow] = rows("relocations", RelocationRow)
@@ -173,7 +175,7 @@ class LmdbTree:
         if inode is None:
             inode = self._numbers.get(number.to_bytes(8))
             if inode is not None:
-                if len(self._ids) > CACHED_ROWS:
+                if len(self._ids) > MANY_ROWS:
                     self._ids.clear()
                 self._ids[number] = inode
         return inode
