@@ -192,6 +192,8 @@ class Files:
             row = self._namespace.by_inode(inode)
         except NoEntry:
             return False
+        if not row.nlink:
+            return False
         if self.is_dirty(row.number):
             return True
         age_ns = self._clock_ns() - row.btime_ns
