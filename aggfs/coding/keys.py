@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from aggfs.coding.cipher import KEY_BYTES, CellMac
 from aggfs.errors import Damaged
-from aggfs.formats.fragment import Suite
+from aggfs.formats.fragment import LOUD_BYTES, Suite
 
 _CACHED_KEYS = 512
 _NAME_BYTES = 20
@@ -100,8 +100,12 @@ class VolumeKeys:
         return self._derive(epoch, b"tail", salt)
 
     def header_salt(self, epoch: int, fields: bytes) -> bytes:
-        """The salt that leads a fragment, made from all its header's fields."""
-        return self._derive(epoch, b"header salt", fields)
+        """The salt that leads a fragment, made from all its header's fields. One that begins like
+        the files of some program is followed by the salt of itself."""
+        salt = self._derive(epoch, b"header salt", fields)
+        while salt[0] in LOUD_BYTES:
+            salt = self._derive(epoch, b"header salt", salt)
+        return salt
 
     def header_key(self, epoch: int, salt: bytes) -> bytes:
         """The key of one fragment header."""

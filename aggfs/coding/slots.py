@@ -36,6 +36,7 @@ from aggfs.coding.keys import (
     wrap_for,
 )
 from aggfs.errors import Damaged, WrongKey
+from aggfs.formats.fragment import LOUD_BYTES
 from aggfs.formats.header import (
     DEFAULT_COST,
     SALT_BYTES,
@@ -238,6 +239,8 @@ def seal_header(opened: OpenedHeader, account: bytes, *, random_bytes: RandomByt
     keyring = opened.keyring
     slots = tuple(_wrapped(slot, keyring) for slot in opened.slots)
     salt = random_bytes(SALT_BYTES)
+    while salt[0] in LOUD_BYTES:
+        salt = random_bytes(SALT_BYTES)
     header = Header(salt, keyring.volume, opened.generation, keyring.epoch, slots, b"")
     charter = Charter(account, keyring.epochs, opened.policy, opened.members)
     key = VolumeKeys(keyring).charter_key(keyring.epoch, salt)

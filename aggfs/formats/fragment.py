@@ -19,6 +19,12 @@ N_LIMIT = 32
 BLOCKS_LIMIT = 1 << 16
 SEALED_LIMIT_BYTES = 512 * 1024
 
+# What programs that guess types take for something at the first byte, whatever follows: "OpenPGP
+# Public Key", "DOS executable", "zlib compressed data". No object begins with one of them.
+LOUD_BYTES = bytes.fromhex(
+    "0001050818" + "1f2838485658" + "6878" + "8c9495969798999a9b" + "aab8c5c6" + "e9ebf0ff"
+)
+
 _VERSION = 1
 _HEADER = struct.Struct(">BB16s24sBBBIIII")
 _ASSOCIATED = struct.Struct(">BB16sI24sI")

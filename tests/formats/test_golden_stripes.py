@@ -39,6 +39,14 @@ SID = bytes.fromhex(STRIPE["sid"])
 BLOCKS = unhex(STRIPE["blocks"])
 
 
+def test_a_salt_that_programs_take_for_something_is_derived_again() -> None:
+    fixed = golden("salts.json")
+    known = VolumeKeys(Keyring(VOLUME, MASTERS))
+    assert [row["steps"] for row in fixed["quiet"]] == [0, 1, 2, 3]
+    for row in fixed["quiet"]:
+        assert known.header_salt(fixed["epoch"], bytes.fromhex(row["fields"])).hex() == row["salt"]
+
+
 def test_keys_and_names() -> None:
     fixed = golden("keys.json")
     device, account = bytes.fromhex(fixed["device"]), bytes.fromhex(fixed["account"])
