@@ -94,6 +94,9 @@ def _accounts(volume: Volume) -> list[Answer]:
             "error": account.last_error,
             "full": account.full,
             "requests": account.requests(),
+            "requests_by_verb": {v: f.requests for v, f in account.meter().items()},
+            "sent_bytes": sum(f.sent_bytes for f in account.meter().values()),
+            "received_bytes": sum(f.received_bytes for f in account.meter().values()),
         }
         for account in volume.parts.accounts
     ]
