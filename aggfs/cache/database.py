@@ -17,29 +17,26 @@ the new transaction writes every page of the batch afresh, so nothing rests on t
 import errno
 import functools
 import os
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import lmdb
 import trio
 
-from aggfs.cache.framing import unwrap, wrap
-from aggfs.cache.generation import Generation, RefusedChanges
+from aggfs.cache.generation import Generation, write_changes
 from aggfs.cache.headroom import Headroom
-from aggfs.cache.overlay import Changes, end_of, merged_down, merged_up, window
+from aggfs.cache.overlay import Changes
 from aggfs.cache.ownership import lock_alone
+from aggfs.cache.table import Table
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
 
-KEY_BYTES = 511
 COMMIT_SECONDS = 0.005
 GENERATION_BYTES = 16 * 1024 * 1024
 MAP_BYTES = 256 * 1024 * 1024
 HEADROOM_BYTES = 8 * 1024 * 1024
 
 _ROW_COST_BYTES = 200  # what a change costs in memory beside its bytes
-_ABSENT: Any = object()
-_NOTHING = Changes()
 _NO_DATABASE = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -48,119 +45,21 @@ _NO_DATABASE = (
 )
 
 
-class Table:
-    """One table: bytes to bytes, in key order. On the loop only. A damaged row raises Damaged."""
+class Snapshot:
+    """The tables as they were committed at one instant; nothing can be put."""
 
-    __slots__ = ("_committing", "_current", "_database", "_handle", "_name", "_reader")
-
-    def __init__(self, database: "Database", name: str, handle: Any, reader: Any) -> None:
-        self._database = database
-        self._name = name
-        self._handle = handle
+    def __init__(self, reader: Any, handles: dict[str, Any]) -> None:
         self._reader = reader
-        self._current = Changes()
-        self._committing = _NOTHING
+        self._handles = handles
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value, or None."""
-        value = self._current.get(key, _ABSENT)
-        if value is _ABSENT:
-            value = self._committing.get(key, _ABSENT)
-            if value is _ABSENT:
-                return self._stored(key)
-        return value  # type: ignore[no-any-return]  # the marker of absence is Any
+    def table(self, name: str) -> Table:
+        """One of the tables."""
+        table = Table(self, name, self._handles[name], self._reader, lmdb.Error)
+        table.refuse()
+        return table
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Set it. Durable together with everything else put before the next await."""
-        if not 0 < len(key) <= KEY_BYTES:
-            raise ValueError(f"a key has 1 to {KEY_BYTES} bytes, not {len(key)}")
-        self._current[key] = value
-        self._database.note(len(key) + len(value))
-
-    def delete(self, key: bytes) -> None:
-        """Forget the key, if it is there."""
-        if not 0 < len(key) <= KEY_BYTES:
-            raise ValueError(f"a key has 1 to {KEY_BYTES} bytes, not {len(key)}")
-        self._current[key] = None
-        self._database.note(len(key))
-
-    def scan(
-        self, prefix: bytes, after: bytes | None = None, *, limit: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
-        """At most `limit` rows whose keys start with `prefix` and are above `after`, in order."""
-        start = prefix if after is None else max(prefix, after + b"\0")
-        names = window(self._committing, self._current, start, end_of(prefix))
-        rows: list[tuple[bytes, bytes]] = []
-        if limit is not None and limit <= 0:
-            return rows
-        try:
-            with self._reader.cursor(self._handle) as cursor:
-                stored = cursor.iternext() if cursor.set_range(start) else ()
-                inside = takewhile(lambda row: row[0].startswith(prefix), stored)
-                for key, raw in merged_up(names, inside):
-                    value = self._shown(key, raw)
-                    if value is not None:
-                        rows.append((key, value))
-                        if len(rows) == limit:
-                            break
-        except lmdb.Error as error:
-            raise self._damaged(error) from error
-        return rows
-
-    def last(self, prefix: bytes, at_most: bytes | None = None) -> tuple[bytes, bytes] | None:
-        """The row with the largest key that starts with `prefix` and is not above `at_most`."""
-        stop = end_of(prefix)
-        if at_most is not None and (stop is None or at_most < stop):
-            stop = at_most + b"\0"
-        names = window(self._committing, self._current, prefix, stop)
-        try:
-            with self._reader.cursor(self._handle) as cursor:
-                beyond = stop is not None and cursor.set_range(stop)
-                placed = cursor.prev() if beyond else cursor.last()
-                stored = cursor.iterprev() if placed else ()
-                inside = takewhile(lambda row: row[0].startswith(prefix), stored)
-                for key, raw in merged_down(names, inside):
-                    value = self._shown(key, raw)
-                    if value is not None:
-                        return key, value
-        except lmdb.Error as error:
-            raise self._damaged(error) from error
-        return None
-
-    def _shown(self, key: bytes, raw: bytes | None) -> bytes | None:
-        if raw is not None:
-            return unwrap(self._name, key, raw)
-        value = self._current.get(key, _ABSENT)
-        return self._committing[key] if value is _ABSENT else value
-
-    def _stored(self, key: bytes) -> bytes | None:
-        try:
-            raw = self._reader.get(key, None, self._handle)
-        except lmdb.Error as error:
-            raise self._damaged(error) from error
-        return None if raw is None else unwrap(self._name, key, raw)
-
-    def _damaged(self, error: lmdb.Error) -> Damaged:
-        return Damaged(f"the local database cannot be read (table {self._name}): {error}")
-
-    # --- for the database ---
-
-    def take(self) -> tuple[Any, Changes]:
-        """The current changes become the committing ones."""
-        self._committing, self._current = self._current, Changes()
-        return self._handle, self._committing
-
-    def renew(self, reader: Any, *, settled: bool) -> None:
-        """Read through this transaction from now on; `settled`: it has the committing changes."""
-        self._reader = reader
-        if settled:
-            self._committing = _NOTHING
-
-    def refuse(self) -> None:
-        """Take no change any more."""
-        frozen = RefusedChanges()
-        frozen.update(self._current)
-        self._current = frozen
+    def note(self, size_bytes: int) -> None:
+        """There are no changes to be told of."""
 
 
 class Database:
@@ -172,9 +71,13 @@ class Database:
         self._environment = environment
         self._lock = lock
         self._headroom = headroom
+        self._handles = handles
+        self._snapshots = 0
+        self._snapshot_ended = trio.Event()
         self._reader = environment.begin()
         self._tables = {
-            name: Table(self, name, handle, self._reader) for name, handle in handles.items()
+            name: Table(self, name, handle, self._reader, lmdb.Error)
+            for name, handle in handles.items()
         }
         self._current = Generation()
         self._committing: Generation | None = None
@@ -230,6 +133,20 @@ class Database:
     def table(self, name: str) -> Table:
         """One of the tables given to `open`."""
         return self._tables[name]
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """What is committed now, whatever comes: for one worker at a time. While it is open the
+        map cannot grow, so commits may have to wait for its end."""
+        reader = self._environment.begin()
+        self._snapshots += 1
+        try:
+            yield Snapshot(reader, self._handles)
+        finally:
+            reader.abort()
+            self._snapshots -= 1
+            self._snapshot_ended.set()
+            self._snapshot_ended = trio.Event()
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -343,6 +260,8 @@ class Database:
                         await trio.to_thread.run_sync(write, limiter=self._threads)
                         break
                     except (lmdb.Error, OSError, LocalDiskFailed) as error:
+                        while self._snapshots:
+                            await self._snapshot_ended.wait()
                         if not self._relieve(error):
                             self._fail(generation, error)
                             return
@@ -386,7 +305,7 @@ class Database:
         with self._environment.begin(write=True) as transaction:
             for handle, changes in batch:
                 if changes:
-                    _put_all(transaction, handle, changes)
+                    write_changes(transaction, handle, changes)
 
     def _relieve(self, error: Exception) -> bool:
         """Whether the same batch may be tried again: the map was full, or the disk was."""
@@ -429,7 +348,7 @@ class Database:
         self._current.done.set()
 
     def abandon(self) -> None:
-        """Close without committing: the volume could not be opened. `run` was never begun."""
+        """Close without committing. `run` has ended, or was never begun."""
         self._reader.abort()
         self._environment.close()
         os.close(self._lock)
@@ -437,20 +356,5 @@ class Database:
     async def close(self) -> None:
         """Commit what is left and close; `run` has ended. Raises LocalDiskFailed, closed too."""
         await self._commit()
-        self._reader.abort()
-        self._environment.close()
-        os.close(self._lock)
+        self.abandon()
         self._assert_works()
-
-
-def _put_all(transaction: Any, handle: Any, changes: Changes) -> None:
-    rows = []
-    for key in changes.names():
-        value = changes[key]
-        if value is None:
-            transaction.delete(key, db=handle)
-        else:
-            rows.append((key, wrap(key, value)))
-    if rows:
-        with transaction.cursor(handle) as cursor:
-            cursor.putmulti(rows)

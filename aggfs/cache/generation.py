@@ -1,9 +1,11 @@
 """One batch of the local database: what becomes durable together, and who waits for that."""
 
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
+from aggfs.cache.framing import wrap
 from aggfs.cache.overlay import Changes
 from aggfs.errors import LocalDiskFailed
 
@@ -33,3 +35,17 @@ class Generation:
         self.changed = trio.Event()
         self.urgent = trio.Event()
         self.done = trio.Event()
+
+
+def write_changes(transaction: Any, handle: Any, changes: Changes) -> None:
+    """Bring the changes of one table into an LMDB transaction."""
+    rows = []
+    for key in changes.names():
+        value = changes[key]
+        if value is None:
+            transaction.delete(key, db=handle)
+        else:
+            rows.append((key, wrap(key, value)))
+    if rows:
+        with transaction.cursor(handle) as cursor:
+            cursor.putmulti(rows)

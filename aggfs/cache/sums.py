@@ -14,7 +14,7 @@ A row is a hint that is proved at the first touch: losing one costs a fetch, nev
 import struct
 from collections.abc import Iterator, Mapping
 
-from aggfs.cache.database import Table
+from aggfs.cache.table import Table
 from aggfs.cache.unitfile import UNIT_BYTES
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from aggfs.cache.database import Database, Table
+from aggfs.cache.database import Database
+from aggfs.cache.table import Table
 from aggfs.errors import Damaged
 from aggfs.model import (
     NEVER,
