@@ -1,6 +1,5 @@
 """The content map against a dictionary of blocks, and the rows of stripes."""
 
-import os
 import tempfile
 
 import pytest
@@ -87,9 +86,7 @@ class ContentMapIsADictionary(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "database"):
-            self.database._reader.abort()
-            self.database._environment.close()
-            os.close(self.database._lock)
+            self.database.abandon()
             self.home.cleanup()
 
 

@@ -110,9 +110,7 @@ class DatabaseIsADictionary(RuleBasedStateMachine):
             self.before = dict(getattr(self, "saved", {}))
 
     def abandon(self):
-        self.database._reader.abort()
-        self.database._environment.close()
-        os.close(self.database._lock)
+        self.database.abandon()
 
     def teardown(self):
         if hasattr(self, "database"):
@@ -129,8 +127,7 @@ TestDatabaseIsADictionary = DatabaseIsADictionary.TestCase
 def rows(path):
     database = Database.open(str(path), tables=("t",))
     found = dict(database.table("t").scan(b""))
-    database._environment.close()
-    os.close(database._lock)
+    database.abandon()
     return found
 
 
@@ -177,8 +174,7 @@ def test_a_tool_commits_in_its_own_thread(tmp_path):
     database = Database.open(str(tmp_path), tables=("t",))
     database.table("t").put(b"k", b"v")
     database.commit_now()
-    database._environment.close()
-    os.close(database._lock)
+    database.abandon()
     assert rows(tmp_path) == {b"k": b"v"}
 
 

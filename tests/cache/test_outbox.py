@@ -1,7 +1,5 @@
 """The outbox: what is done and not published is there after every stop, in order."""
 
-import os
-
 import pytest
 import trio
 
@@ -37,9 +35,7 @@ ENTRIES = [
 
 def restart(database):
     path = database._environment.path()
-    database._reader.abort()
-    database._environment.close()
-    os.close(database._lock)
+    database.abandon()
     return Database.open(path, tables=(TABLE,))
 
 

@@ -41,9 +41,7 @@ class State:
         self.start()
 
     def leave(self):
-        self.database._reader.abort()
-        self.database._environment.close()
-        os.close(self.database._lock)
+        self.database.abandon()
 
     @property
     def data_path(self):

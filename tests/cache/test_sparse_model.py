@@ -1,6 +1,5 @@
 """Sparse files against an array of bytes: edits, fills, freezes, crashes, evictions, cuts."""
 
-import os
 import random
 import tempfile
 
@@ -200,9 +199,7 @@ class SparseFileIsAnArray(RuleBasedStateMachine):
         self.start()
 
     def leave(self):
-        self.database._reader.abort()
-        self.database._environment.close()
-        os.close(self.database._lock)
+        self.database.abandon()
         del self.file, self.files
 
     # --- looking ------------------------------------------------------------------------------
