@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Home:
-    """A user's home directory. `aggfs` runs a command there."""
+    """A user's home directory. `aggfs` runs a command there, with these environment variables."""
 
     path: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
-    def aggfs(self, *arguments: str | Path, code: int = 0) -> Done:
+    def aggfs(
+        self, *arguments: str | Path, code: int = 0, seconds: float = COMMAND_SECONDS
+    ) -> Done:
         """Run one command, which must end with this exit code and without a traceback."""
         ended = subprocess.run(
             [sys.executable, "-c", PROGRAM, *map(str, arguments)],
@@ -39,7 +42,7 @@ class Home:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_SECONDS,
+            timeout=seconds,
             cwd=TOP,
             check=False,
         )
@@ -77,7 +80,7 @@ class Home:
         changed = {"HOME": str(self.path)}
         for variable in ("CONFIG", "STATE", "DATA", "CACHE"):
             changed[f"XDG_{variable}_HOME"] = str(self.path / variable.lower())
-        return dict(os.environ) | changed
+        return dict(os.environ) | changed | dict(self.variables)
 
 
 def words_in(text: str) -> str:

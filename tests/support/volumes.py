@@ -1,211 +1,239 @@
-"""Real volumes over directories, without a mount: made, filled with all there is, compared."""
+"""A volume as its user has it: made, mounted, asked and lost by commands, over any accounts."""
 
-import hashlib
+import json
 import os
-import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+import re
+import select
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import trio
+from aggfs.daemon.mountpoint import mounted_at
+from tests.support.commands import Home, words_in
+from tests.support.places import Place
 
-from aggfs import assemble
-from aggfs.coding import slots
-from aggfs.coding.slots import Secret
-from aggfs.config import AccountConfig, Config
-from aggfs.engine.volume import Volume
-from aggfs.model import BLOCK_BYTES, AccountId, DeviceId, InodeRow, Layout, VolumeId
-from aggfs.placement.policy import StorageClass
-from tests.support.stripes import content
-
-FLUSH_SECONDS = 60
-READ_BYTES = 1 << 20
-SECOND = 1_000_000_000
+PASSPHRASE = "a passphrase of the tests"
+LIFETIME_SECONDS = 1800.0
+WAIT_SECONDS = 90.0
+_LOOK_AGAIN_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class Place:
-    """A volume of a test: its accounts under `root`, one state directory, its recovery words."""
+class LiveVolume:
+    """One volume of one home. Nothing is mounted until `mount`; `close` ends everything."""
 
-    root: Path
-    config: Config
-    state: Path
-    words: str
+    def __init__(
+        self, home: Home, name: str, places: Sequence[Place], *, k: int, n: int, seconds: float
+    ) -> None:
+        """`seconds` bounds each command."""
+        self.home = home
+        self.name = name
+        self.places = list(places)
+        self.k = k
+        self.n = n
+        self.words = ""
+        self.folder = home.path / name
+        self.expected_log: list[str] = []
+        self._seconds = seconds
+        self._guardian: threading.Timer | None = None
+
+    # --- commands -----------------------------------------------------------------------------
+
+    def aggfs(self, *arguments: str | Path, code: int = 0) -> str:
+        """A command; what it printed."""
+        return self.home.aggfs(*arguments, code=code, seconds=self._seconds).out
+
+    def init(self, *options: str) -> None:
+        """Make it. The words and a passphrase open it."""
+        secret = self.home.path / "passphrase"
+        secret.write_text(PASSPHRASE + "\n")
+        self.folder.mkdir(exist_ok=True)
+        shape = [f"--k={self.k}", f"--n={self.n}", "--passphrase-file", str(secret)]
+        self.words = words_in(self.aggfs("init", self.name, *self._specs(), *shape, *options))
+
+    def _specs(self) -> list[str]:
+        return [f"--account={place.spec()}" for place in self.places]
+
+    def mount(self, *options: str) -> None:
+        """Mount it; a stale mount of it is no obstacle."""
+        given = [part for option in options for part in ("-o", option)]
+        self.aggfs("mount", self.name, self.folder, *given)
+        self._watch(self.pid)
+
+    def _watch(self, pid: int) -> None:
+        """A call into a folder that never answers cannot be interrupted; it ends with the daemon."""
+        self._unwatch()
+        self._guardian = threading.Timer(LIFETIME_SECONDS, _kill, (pid,))
+        self._guardian.daemon = True
+        self._guardian.start()
+
+    def _unwatch(self) -> None:
+        if self._guardian is not None:
+            self._guardian.cancel()
+            self._guardian = None
+
+    def umount(self, *options: str) -> None:
+        """Bring everything into the accounts, and unmount."""
+        self.aggfs("umount", self.name, *options)
+        self._unwatch()
+
+    def flush(self, path: Path | None = None) -> None:
+        """Everything, or one path, into the accounts."""
+        self.aggfs("flush", *([path] if path else ["--volume", self.name]))
+
+    def evict(self) -> None:
+        """Nothing of the files stays here: not in the cache, not in the kernel."""
+        self.aggfs("evict", "--volume", self.name)
+        for directory, _, names in os.walk(self.folder):
+            for name in names:
+                _drop_pages(Path(directory) / name)
+
+    def status(self) -> dict[str, Any]:
+        """What `aggfs status --json` says."""
+        return dict(json.loads(self.aggfs("status", self.name, "--json")))
+
+    def explained(self, command: str, path: Path) -> dict[str, Any]:
+        """`where`, `why` or `holes` of a path."""
+        return dict(json.loads(self.aggfs(command, path, "--json")))
+
+    def audit(self, code: int = 0) -> dict[str, Any]:
+        """What `aggfs audit no-complete-copy` says."""
+        arguments = ("audit", "no-complete-copy", "--volume", self.name, "--json")
+        return dict(json.loads(self.aggfs(*arguments, code=code)))
+
+    def recover_as(self, name: str, *, code: int = 0, places: Sequence[Place] = ()) -> "LiveVolume":
+        """The same volume under another name on another machine: a home with nothing in it."""
+        path = self.home.path.parent / f"{self.home.path.name}-{name}"
+        path.mkdir()
+        home = Home(path, self.home.variables)
+        chosen = list(places) or self.places
+        other = LiveVolume(home, name, chosen, k=self.k, n=self.n, seconds=self._seconds)
+        other.folder.mkdir()
+        other.recover(self.words, code=code)
+        return other
+
+    def recover(self, words: str, *, code: int = 0) -> str:
+        """`aggfs recover` with these words."""
+        self.words = words
+        file = self.home.path / "words"
+        file.write_text(words + "\n")
+        return self.aggfs(
+            "recover", self.name, *self._specs(), "--words-file", file, code=code
+        )
+
+    # --- what it does -------------------------------------------------------------------------
 
     @property
-    def secret(self) -> Secret:
-        return slots.recovery_words(self.words)
+    def pid(self) -> int:
+        """The daemon's."""
+        return int(self.status()["pid"])
 
     @property
-    def accounts(self) -> list[AccountConfig]:
-        """The accounts as a user types them: nothing is known but where they are."""
-        return [replace(one, id=AccountId(bytes(8)), provider="") for one in self.config.accounts]
+    def state(self) -> Path:
+        """Its state directory."""
+        return self.home.path / "state" / "aggfs" / self.name
+
+    def place(self, name: str) -> Place:
+        """The account of this name."""
+        return next(place for place in self.places if place.name == name)
+
+    def asked(self) -> dict[str, int]:
+        """Requests for objects so far, by verb; what the accounts are asked about room is none."""
+        total: dict[str, int] = {}
+        for account in self.status()["accounts"]:
+            for verb, count in account["requests_by_verb"].items():
+                if verb != "space":
+                    total[verb] = total.get(verb, 0) + count
+        return total
+
+    def received_bytes(self) -> int:
+        """How much has come from the accounts so far."""
+        return sum(int(account["received_bytes"]) for account in self.status()["accounts"])
+
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool], what: str) -> float:
+        """Until the status is so; how many seconds that took."""
+        began = time.monotonic()
+        while not holds(self.status()):
+            assert time.monotonic() - began < WAIT_SECONDS, f"not within {WAIT_SECONDS} s: {what}"
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        return time.monotonic() - began
+
+    def wait_until_quiet(self) -> None:
+        """Until nothing is under way: every stripe full, everything published."""
+        self.wait_until(_quiet, "everything is full and published")
+
+    # --- its end ------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """`kill -9` of the daemon."""
+        pid = self.pid
+        descriptor = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([descriptor], [], [], WAIT_SECONDS)[0], "still alive"
+        finally:
+            os.close(descriptor)
+
+    def lose_local_state(self) -> None:
+        """The machine is gone, and all it knew."""
+        for name in ("config", "state", "data"):
+            shutil.rmtree(self.home.path / name, ignore_errors=True)
+
+    def log(self) -> str:
+        """What its daemons have logged so far."""
+        path = self.state / "daemon.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def expect_log(self, text: str) -> None:
+        """A warning with this text in it is provoked."""
+        self.expected_log.append(text)
+
+    def unexpected_log(self) -> list[str]:
+        """Log records of WARNING and above that nobody named, and tracebacks."""
+        lines = re.findall(r"^.* (?:WARNING|ERROR|CRITICAL) .*$|^Traceback.*$", self.log(), re.M)
+        return [line for line in lines if not any(text in line for text in self.expected_log)]
+
+    def close(self) -> None:
+        """Unmount if need be, whatever state it is in. Never raises."""
+        self._unwatch()
+        folder = str(self.folder)
+        if mounted_at(folder) is None:
+            return
+        done = self._end()
+        for _ in range(5):
+            if done or mounted_at(folder) is None:
+                return
+            os.spawnlp(os.P_WAIT, "fusermount3", "fusermount3", "-u", "-z", folder)
+
+    def _end(self) -> bool:
+        try:
+            self.aggfs("umount", self.name, "--now")
+        except (AssertionError, OSError, ValueError):
+            try:
+                self.kill()
+            except (AssertionError, OSError, ValueError):
+                return False
+            return False
+        return True
 
 
-async def make_volume(
-    root: Path,
-    *,
-    k: int = 2,
-    n: int = 3,
-    accounts: int | None = None,
-    layout: Layout = Layout.CONTIGUOUS,
-    compression: str | None = None,
-    secrets: tuple[Secret, ...] = (),
-) -> Place:
-    """A new volume; every account is a directory, and its own provider."""
-    settings = []
-    for number in range(accounts or n):
-        path = root / f"account{number}"
-        path.mkdir(parents=True)
-        identity = AccountId(os.urandom(8))
-        settings.append(
-            AccountConfig(identity, f"a{number}", "directory", f"p{number}", path=str(path))
-        )
-    state = root / "state"
-    state.mkdir()
-    config = Config(
-        name="volume",
-        volume=VolumeId(os.urandom(16)),
-        device=DeviceId(os.urandom(8)),
-        device_name="first",
-        classes=(StorageClass(0, "default", k, n, layout, compression),),
-        accounts=tuple(settings),
-    )
-    words = slots.new_recovery_words(os.urandom)
-    await assemble.create_volume(
-        config, str(state), secrets=[slots.recovery_words(words), *secrets]
-    )
-    return Place(root, config, state, words)
+def _quiet(status: dict[str, Any]) -> bool:
+    waiting = ("under_replicated", "dirty_bytes", "staged_bytes", "outbox_entries")
+    return not any(status[name] for name in (*waiting, "segments_pending"))
 
 
-@asynccontextmanager
-async def running(config: Config, state: Path) -> AsyncIterator[Volume]:
-    """The volume, its tasks at work."""
-    volume = assemble.open_volume(config, str(state))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(volume.run)
-        yield volume
-        nursery.cancel_scope.cancel()
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
-async def flush(volume: Volume) -> None:
-    with trio.fail_after(FLUSH_SECONDS):
-        await volume.control("flush", {})
-
-
-async def write(volume: Volume, row: InodeRow, offset: int, data: bytes) -> None:
-    await volume.files.opened(row.number, truncate=False)
-    await volume.files.write(row.number, offset, data)
-    await volume.files.released(row.number)
-
-
-async def new_file(volume: Volume, parent: int, name: bytes, data: bytes = b"") -> InodeRow:
-    row = volume.namespace.create(parent, name, stat.S_IFREG | 0o640, 1000, 100)
-    if data:
-        await write(volume, row, 0, data)
-    return row
-
-
-# --- a bit of everything --------------------------------------------------------------------------
-
-
-async def fill(volume: Volume) -> None:
-    """Files of every kind and size, flushed; edited and flushed again."""
-    names = volume.namespace
-    directory = names.create(1, b"directory", stat.S_IFDIR | 0o750, 7, 8)
-    await _fill_sizes(volume, directory.number)
-    _fill_others(volume, directory.number)
-    await flush(volume)
-    await _edit(volume, directory.number)
-    await flush(volume)
-
-
-async def _fill_sizes(volume: Volume, parent: int) -> None:
-    sizes = (0, 1, 1024, 1025, 5000, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3_000_000)
-    for size in sizes:
-        await new_file(volume, parent, b"size%d" % size, content(size, size))
-    await new_file(volume, parent, b"text", b"compressible " * 40_000)
-    sparse = await new_file(volume, parent, b"sparse")
-    await write(volume, sparse, 3 * BLOCK_BYTES + 100, content(700, 1))
-    await write(volume, sparse, 9 * BLOCK_BYTES, content(2 * BLOCK_BYTES, 2))
-    await volume.files.truncate(sparse.number, 20 * BLOCK_BYTES + 5)
-    empty = await new_file(volume, parent, b"gap only")
-    await volume.files.truncate(empty.number, 5 * BLOCK_BYTES)
-
-
-def _fill_others(volume: Volume, parent: int) -> None:
-    names = volume.namespace
-    names.create(parent, b"link", stat.S_IFLNK | 0o777, 1, 2, target=b"size1024")
-    names.create(parent, b"pipe", stat.S_IFIFO | 0o600, 1, 2)
-    names.create(parent, b"null", stat.S_IFCHR | 0o666, 0, 0, rdev=os.makedev(1, 3))
-    names.create(1, b"\xff\xfe not UTF-8", stat.S_IFDIR | 0o700, 1, 2)
-    linked = names.lookup(parent, b"size5000")
-    names.link(linked.number, 1, b"other name")
-    names.set_xattr(linked.number, b"user.colour", b"blue\0\xff")
-    names.set_xattr(linked.number, b"user.gone", b"x")
-    names.remove_xattr(linked.number, b"user.gone")
-    deep = parent
-    for level in range(5):
-        deep = names.create(deep, b"level%d" % level, stat.S_IFDIR | 0o755, 1, 1).number
-    names.create(deep, b"bottom", stat.S_IFREG | 0o600, 1, 1)
-
-
-async def _edit(volume: Volume, parent: int) -> None:
-    names, files = volume.namespace, volume.files
-    big = names.lookup(parent, b"size3000000")
-    await write(volume, big, 5 * BLOCK_BYTES + 10, content(100, 5))
-    await files.truncate(names.lookup(parent, b"size%d" % BLOCK_BYTES).number, 1500)
-    shrunk = names.lookup(parent, b"size%d" % (BLOCK_BYTES + 1))
-    await files.truncate(shrunk.number, BLOCK_BYTES - 77)
-    await flush(volume)
-    await files.truncate(shrunk.number, 4 * BLOCK_BYTES)
-    small = names.lookup(parent, b"size1024")
-    await write(volume, small, 1000, content(5000, 6))
-    await new_file(volume, parent, b".new", content(2000, 7))
-    names.rename(parent, b".new", parent, b"size1025", wait_for_content=True)
-    names.rename(parent, b"level0", 1, b"moved", wait_for_content=False)
-    names.exchange(parent, b"size0", parent, b"size1")
-    names.unlink(parent, b"text")
-    await new_file(volume, parent, b"doomed", content(300_000, 8))
-    await flush(volume)
-    names.unlink(parent, b"doomed")
-    pipe = names.lookup(parent, b"pipe")
-    names.set_attributes(pipe.number, mode=0o644, uid=3, mtime_ns=1_234_567_890_123_456_789)
-    names.set_attributes(parent, atime_ns=5 * SECOND, mtime_ns=1_000_000_007 * SECOND + 7)
-
-
-# --- comparing ------------------------------------------------------------------------------------
-
-Dump = dict[bytes, tuple[object, ...]]
-
-
-async def dump(volume: Volume) -> Dump:
-    """Everything that a user sees of a tree, by path. Hard links share an inode id."""
-    found: Dump = {}
-    for path, row in _walk(volume, b"/", volume.namespace.by_number(1)):
-        kind = stat.S_IFMT(row.mode)
-        names = volume.namespace
-        xattrs = {name: names.get_xattr(row.number, name) for name in names.list_xattrs(row.number)}
-        digest = await _digest(volume, row) if kind == stat.S_IFREG else row.target
-        found[path] = (
-            *(row.inode, row.mode, row.uid, row.gid, row.rdev, row.size, row.nlink),
-            *(row.atime_ns, row.mtime_ns, row.ctime_ns),
-            xattrs,
-            digest,
-        )
-    return found
-
-
-def _walk(volume: Volume, path: bytes, row: InodeRow) -> Iterator[tuple[bytes, InodeRow]]:
-    yield path, row
-    if stat.S_ISDIR(row.mode):
-        for name, child, _ in volume.namespace.readdir(row.number, 2):
-            yield from _walk(volume, path.rstrip(b"/") + b"/" + name, child)
-
-
-async def _digest(volume: Volume, row: InodeRow) -> bytes:
-    digest = hashlib.sha256()
-    for offset in range(0, row.size, READ_BYTES):
-        digest.update(await volume.files.read(row.number, offset, READ_BYTES))
-    return digest.digest()
+def _drop_pages(path: Path) -> None:
+    if not path.is_file() or path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
