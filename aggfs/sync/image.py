@@ -163,21 +163,23 @@ def _is_named(tree: Tree, inode: bytes, version: bytes, hidden: _Unpublished) ->
 def load_image(tree: Tree, rows: Iterable[ImageRow], cut: int) -> None:
     """Fill an empty tree. Raises `Damaged` when the rows do not fit together; the tree is of no
     use then."""
-    loader = _Loader(tree)
+    loader = ImageLoader(tree)
     for row in rows:
         loader.take(row)
-    loader.finish()
-    tree.set_cut(cut)
+    for _ in loader.finish(cut):
+        pass
 
 
-class _Loader:
-    """Rows on their way into a tree."""
+class ImageLoader:
+    """Rows on their way into an empty tree: `take` them in order, then `finish`. Raises `Damaged`
+    when they do not fit together; the tree is of no use then."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._moves: list[Move] = []
 
     def take(self, row: ImageRow) -> None:
+        """The next row."""
         tree = self._tree
         match row:
             case InodeImage():
@@ -260,7 +262,9 @@ class _Loader:
             )
         )
 
-    def finish(self) -> None:
+    def finish(self, cut: int) -> Iterator[None]:
+        """All rows were taken. Yields now and then, so that the caller may commit what was done;
+        the tree is whole when it ends."""
         self._check_forest()
         touched: Touched = {}
         for row in self._tree.all_links():
@@ -268,10 +272,12 @@ class _Loader:
             if len(touched) >= LINKS_AT_ONCE:
                 settle(self._tree, touched, ())
                 touched = {}
+                yield
         settle(self._tree, touched, ())
         touched = {}
         apply_moves(self._tree, self._moves, touched)
         settle(self._tree, touched, ())
+        self._tree.set_cut(cut)
 
     def _check_forest(self) -> None:
         """No directory lies below itself: all that walks up the tree relies on it."""
