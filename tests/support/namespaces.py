@@ -78,6 +78,12 @@ class World:
         apply_batch(tree, self.entries())
         return tree
 
+    def fold_with(self, other: "World") -> DictTree:
+        """The same, of two devices."""
+        tree = self.fold()
+        apply_batch(tree, other.entries())
+        return tree
+
 
 @contextmanager
 def world(path, device: int = 1):
