@@ -72,6 +72,7 @@ class Database:
         self._lock = lock
         self._headroom = headroom
         self._handles = handles
+        self._page_bytes = environment.stat()["psize"]
         self._snapshots = 0
         self._snapshot_ended = trio.Event()
         self._reader = environment.begin()
@@ -136,8 +137,9 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
-        """What is committed now, whatever comes: for one worker at a time. While it is open the
-        map cannot grow, so commits may have to wait for its end."""
+        """What is committed now, whatever comes: for one worker at a time; entered and left on
+        the loop. While it is open the map cannot grow: commits that need that wait for its end,
+        so nothing within may wait for a commit."""
         reader = self._environment.begin()
         self._snapshots += 1
         try:
@@ -260,7 +262,7 @@ class Database:
                         await trio.to_thread.run_sync(write, limiter=self._threads)
                         break
                     except (lmdb.Error, OSError, LocalDiskFailed) as error:
-                        while self._snapshots:
+                        while self._snapshots and isinstance(error, lmdb.MapFullError):
                             await self._snapshot_ended.wait()
                         if not self._relieve(error):
                             self._fail(generation, error)
@@ -319,6 +321,13 @@ class Database:
             full = self._headroom.needed()
         return full and self._headroom.release()
 
+    def _grow_in_time(self) -> None:
+        """Keep half of the map free, so that a commit hardly ever finds it full."""
+        info = self._environment.info()
+        used = (info["last_pgno"] + 1) * self._page_bytes
+        if used * 2 > info["map_size"] and not self._snapshots:
+            self._grow()
+
     def _grow(self) -> None:
         """Double the map. On the loop, with no write transaction: nobody else reads the map."""
         self._reader.abort()
@@ -334,6 +343,7 @@ class Database:
     def _settle(self, generation: Generation) -> None:
         if generation.dirty:
             self._renew(settled=True)
+            self._grow_in_time()
             self._committing = None
             for action in generation.after:
                 action()

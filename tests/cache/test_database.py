@@ -13,6 +13,7 @@ import zlib
 import lmdb
 import pytest
 import trio
+import trio.testing
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -240,6 +241,30 @@ async def test_the_map_grows_by_itself(tmp_path):
     assert database._environment.info()["map_size"] > 1 << 20
     await database.close()
     assert len(rows(tmp_path)) == 40
+
+
+async def test_the_map_grows_in_time_and_not_under_a_snapshot(tmp_path):
+    database = Database.open(str(tmp_path), tables=("t",), map_bytes=1 << 20)
+    table = database.table("t")
+    table.put(b"k", bytes(600_000))
+    await database.durable()
+    assert database._environment.info()["map_size"] == 2 << 20
+    async with trio.open_nursery() as nursery:
+        await nursery.start(database.run)
+        with database.snapshot() as snapshot:
+            before = snapshot.table("t")
+            table.put(b"l", bytes(3_000_000))
+            nursery.start_soon(database.durable)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert table.get(b"l") == bytes(3_000_000)
+            assert before.get(b"l") is None
+            assert before.get(b"k") == bytes(600_000)
+        with trio.fail_after(10):
+            await database.durable()
+        nursery.cancel_scope.cancel()
+    assert database._environment.info()["map_size"] == 8 << 20
+    await database.close()
+    assert set(rows(tmp_path)) == {b"k", b"l"}
 
 
 def damage(path, change):
