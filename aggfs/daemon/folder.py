@@ -4,6 +4,7 @@ There is one per process: the binding keeps its session in globals.
 """
 
 import ctypes
+import errno
 import logging
 import os
 import tempfile
@@ -21,6 +22,12 @@ UNMOUNT_SECONDS = 30  # for each step until the name is gone
 LEAVE_SECONDS = 10  # for programs that have files open, after the name is gone
 NAMESPACE_SECONDS = 1  # for the session to end by itself, after a plain unmount
 ABORT_SECONDS = 5  # for requests under way, after the session ended
+
+
+def _has_a_reader(record: logging.LogRecord) -> bool:
+    """Whether a complaint of the binding is one: a reply to a request that the kernel took back
+    (its program was killed, the folder is being unmounted) is missed by nobody."""
+    return not record.getMessage().endswith(f"failed with {os.strerror(errno.ENOENT)}")
 
 
 class Folder:
@@ -56,6 +63,7 @@ class Folder:
         Raises `MountRefused` when it cannot be mounted. Cancelling ends the session at once.
         """
         _mount(self._operations, self._mountpoint)
+        logging.getLogger("pyfuse3").addFilter(_has_a_reader)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leave_when_asked, nursery.cancel_scope)

@@ -1,5 +1,6 @@
 """The life of a mount: started, asked to go, killed, and started again."""
 
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from aggfs.cli.client import NotRunning
 from aggfs.daemon import mountpoint
+from aggfs.daemon.folder import _has_a_reader
 from aggfs.daemon.mountpoint import mounted_at, prepare
 from aggfs.errors import Busy, NoSpace
 from tests.support.mounting import TOP, ServedFolder, needs_fuse, served
@@ -157,3 +159,16 @@ def test_the_client_imports_nothing_heavy():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=TOP, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "told"),
+    [
+        ("fuse_release(): fuse_reply_* failed with No such file or directory", False),
+        ("fuse_write(): fuse_reply_* failed with Input/output error", True),
+        ("handler raised", True),
+    ],
+)
+def test_a_reply_that_nobody_waits_for_is_no_fault(complaint: str, told: bool):
+    record = logging.LogRecord("pyfuse3", logging.ERROR, "", 0, "%s", (complaint,), None)
+    assert _has_a_reader(record) == told
