@@ -1,4 +1,5 @@
-"""Reading the journals of all devices from the accounts: heads, then the segments they name.
+"""Reading the journals of all devices from the accounts: heads, and the segments and checkpoints
+that they name.
 
 Everything is found by names that are derived from device, chain and sequence. k fragments of a
 segment are asked for first, of those accounts whose listing has one; if they do not do, all the
@@ -19,6 +20,7 @@ from aggfs.coding.records import Record, open_record
 from aggfs.engine.sources import Source
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments
 from aggfs.formats import journal
+from aggfs.formats.checkpoint import Part, decode_part
 from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import Head, Segment, Tip
 from aggfs.formats.signed import RECORD_LIMIT_BYTES
@@ -121,10 +123,12 @@ class JournalReader:
         """Send the segments of a chain that follow `after`, up to `end`, in order; then close.
 
         `window` are read at a time. Raises `TooFewFragments` where one cannot be had, `Damaged`
-        where the chain does not lead from `after` to `end`.
+        where the chain does not lead from `after` to `end`. An end before `after` is an old head.
         """
         async with send:
             last = after
+            if end.sequence < after.sequence:
+                return
             while last.sequence < end.sequence:
                 stop = min(last.sequence + window, end.sequence)
                 records: dict[int, bytes] = {}
@@ -163,6 +167,34 @@ class JournalReader:
     def _decode_segment(self, record: bytes) -> "_Checked":
         segment = journal.decode_segment(record, self._keys.volume, self._verify)
         return _Checked(segment, Tip(segment.sequence, journal.record_hash(record)))
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def has_checkpoint(self, head: Head) -> bool:
+        """Whether the listings have enough of each part of the checkpoint that a head names."""
+        parts = range(head.checkpoint_parts)
+        return bool(parts) and all(
+            len(self._copies(self._part_names(head, part))[0]) >= self._fragments for part in parts
+        )
+
+    async def part(self, head: Head, number: int) -> Part:
+        """One part of the checkpoint that a head names. Raises `TooFewFragments`, `Damaged`."""
+        names = self._part_names(head, number)
+        record = await self.record(Kind.CHECKPOINT, names, turn=number)
+        part = await trio.to_thread.run_sync(self._decode_part, record)
+        place = (part.device, part.head.sequence, part.part, part.is_last)
+        if place != (head.device, head.checkpoint, number, number == head.checkpoint_parts - 1):
+            raise Damaged("a part of a checkpoint lies under another one's name")
+        return part
+
+    def _decode_part(self, record: bytes) -> Part:
+        return decode_part(record, self._keys.volume, self._verify)
+
+    def _part_names(self, head: Head, part: int) -> NameOf:
+        def name_of(epoch: int, account: bytes) -> str:
+            return self._keys.checkpoint_name(epoch, head.device, head.checkpoint, part, account)
+
+        return name_of
 
     # --- records ------------------------------------------------------------------------------
 

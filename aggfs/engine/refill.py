@@ -1,15 +1,16 @@
 """The local state, made anew from what lies in the accounts.
 
-Theory of operation. The journals of all devices are read side by side, and their segments applied
-in about the order of their stamps (the fold takes any order, but what comes late costs it steps
-back). When the tree is complete, what is not in it follows from it: a stripe's row from the
-control entries and the listings, a file's map from its versions, the ledger from rows and
-listings. Nothing is kept in memory but a few segments and the listings.
+Theory of operation. The best checkpoint is loaded, if there is one. The journals of all devices
+from there on are read side by side, and their segments applied in about the order of their stamps
+(the fold takes any order, but what comes late costs it steps back). When the tree is complete,
+what is not in it follows from it: a stripe's row from the control entries and the listings, a
+file's map from its versions, the ledger from rows and listings. Nothing is kept in memory but a
+few segments and the listings.
 """
 
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +25,8 @@ from aggfs.coding.slots import OpenedHeader
 from aggfs.engine.accounts import Ledger
 from aggfs.engine.journals import JournalReader
 from aggfs.engine.sources import Report, Source, identify_by_heads
+from aggfs.errors import Damaged
+from aggfs.formats.checkpoint import ExtentsImage, ImageRow, InodeImage, Part
 from aggfs.formats.journal import CONTROL, NAMESPACE, NO_HASH, Head, Segment, Tip
 from aggfs.model import (
     NO_ACCOUNT,
@@ -36,6 +39,7 @@ from aggfs.model import (
     Stamp,
     StripeRow,
 )
+from aggfs.sync.image import ImageLoader
 from aggfs.sync.merge import apply_batch
 from aggfs.sync.versions import block_map, follow_moves, placeholders
 
@@ -43,8 +47,10 @@ SEGMENTS_AT_ONCE = 16
 BATCH_ENTRIES = 8192
 ROWS_AT_ONCE = 1000
 REPORTED_SEGMENTS = 100
+STAMP_BYTES = 16
 
 Feed = trio.MemoryReceiveChannel[Segment]
+Tips = Mapping[tuple[bytes, int], Tip]
 
 
 @dataclass(slots=True)
@@ -98,7 +104,8 @@ class Refill:
         """Fill it. Raises `TooFewFragments` where less than k fragments of something can be had,
         `Damaged` where a journal contradicts itself."""
         heads = await self._heads()
-        await self._replay(heads)
+        tips = await self._load_checkpoint(heads.values())
+        await self._replay(heads, tips)
         identify_by_heads(self._sources, self._keys, heads, self.accounts())
         await self._fill_stripes()
         await self._fill_maps()
@@ -126,23 +133,55 @@ class Refill:
             self._report(f"device {member.name}: {count} journal segments")
         return heads
 
-    async def _replay(self, heads: Mapping[bytes, Head]) -> None:
-        """Every segment of every chain into the tree."""
+    async def _load_checkpoint(self, heads: Iterable[Head]) -> Tips:
+        """Begin with the checkpoint that has the highest cut, if there is any: the segments, by
+        device and chain, that it spares."""
+        best: tuple[int, Head, Part] | None = None
+        for head in heads:
+            if self._reader.has_checkpoint(head):
+                first = await self._reader.part(head, 0)
+                if best is None or first.head.cut > best[0]:
+                    best = first.head.cut, head, first
+        if best is None:
+            return {}
+        cut, head, part = best
+        loader = ImageLoader(self.tree)
+        for number in range(head.checkpoint_parts):
+            self._report(f"checkpoint: part {number + 1} of {head.checkpoint_parts}")
+            if number > 0:
+                part = await self._reader.part(head, number)
+            if part.head != best[2].head:
+                raise Damaged("the parts of a checkpoint do not fit together")
+            for row in part.rows:
+                loader.take(row)
+                self.clock = max(self.clock, newest_clock(row))
+            await self._database.durable()
+        for _ in loader.finish(cut):
+            await self._database.durable()
+        return {
+            (device, chain): tip
+            for device, control, namespace in part.head.tips
+            for chain, tip in ((CONTROL, control), (NAMESPACE, namespace))
+        }
+
+    async def _replay(self, heads: Mapping[bytes, Head], tips: Tips) -> None:
+        """Every segment of every chain into the tree, but those that `tips` spare."""
         chains = [
-            (device, chain, end)
+            (device, chain, tips.get((device, chain), Tip(0, NO_HASH)), end)
             for device, head in heads.items()
             for chain, end in ((CONTROL, head.control), (NAMESPACE, head.namespace))
         ]
+        total = sum(max(0, end.sequence - tip.sequence) for _, _, tip, end in chains)
         feeds: list[Feed] = []
         async with trio.open_nursery() as nursery:
-            for device, chain, end in chains:
+            for device, chain, tip, end in chains:
                 send, receive = trio.open_memory_channel[Segment](0)
                 feeds.append(receive)
                 read = partial(
                     self._reader.read_chain, window=max(1, SEGMENTS_AT_ONCE // len(chains))
                 )
-                nursery.start_soon(read, device, chain, Tip(0, NO_HASH), end, send)
-            await self._apply(feeds, sum(end.sequence for _, _, end in chains))
+                nursery.start_soon(read, device, chain, tip, end, send)
+            await self._apply(feeds, total)
 
     async def _apply(self, feeds: Sequence[Feed], total: int) -> None:
         """Apply what the feeds bring, the segment with the lowest stamp first."""
@@ -264,6 +303,15 @@ class Refill:
             return None if row is None else (row.sid, row.index)
 
         return moved_to
+
+
+def newest_clock(row: ImageRow) -> int:
+    """The highest clock reading of the stamps in a row of a checkpoint."""
+    if isinstance(row, ExtentsImage):
+        return 0
+    stamps = row.registers if isinstance(row, InodeImage) else row.when
+    clocks = (stamps[at : at + 8] for at in range(0, len(stamps), STAMP_BYTES))
+    return int.from_bytes(max(clocks))
 
 
 async def _take(feed: Feed, waiting: dict[Feed, Segment]) -> None:

@@ -15,8 +15,7 @@ from aggfs.engine import publish
 from aggfs.engine.recover import match_accounts
 from aggfs.errors import AggfsError, BadConfig, TooFewFragments, Unreachable, WrongKey
 from aggfs.model import AccountEntry, AccountId, Layout
-from tests.support.stripes import content
-from tests.support.volumes import (
+from tests.support.running import (
     Place,
     dump,
     fill,
@@ -26,6 +25,7 @@ from tests.support.volumes import (
     running,
     write,
 )
+from tests.support.stripes import content
 
 
 class Told(list):

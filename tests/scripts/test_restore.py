@@ -15,8 +15,8 @@ from aggfs.coding import slots
 from aggfs.coding.keys import is_header_name
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, Layout
+from tests.support.running import Dump, Place, dump, fill, flush, make_volume, new_file, running
 from tests.support.stripes import content
-from tests.support.volumes import Dump, Place, dump, fill, flush, make_volume, new_file, running
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "restore.py"
 
