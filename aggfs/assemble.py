@@ -24,12 +24,13 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
 from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import namespace as name_tables
+from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
 from aggfs.engine import publish, report
 from aggfs.engine.accounts import Account, Accounts, Ledger
 from aggfs.engine.capture import Capture
 from aggfs.engine.change import Changes, Surroundings
+from aggfs.engine.checkpoint import Checkpointer
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
@@ -47,13 +48,23 @@ from aggfs.engine.volume import Parts, Volume
 from aggfs.errors import Damaged, Refused
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy
-from aggfs.model import ROOT, AccountEntry, AccountId, Content, DeviceId, PutStripe, SetAttributes
+from aggfs.model import (
+    ROOT,
+    AccountEntry,
+    AccountId,
+    Content,
+    DeviceId,
+    Member,
+    PutStripe,
+    SetAttributes,
+)
 from aggfs.placement.plan import usable_free_bytes
 from aggfs.stores.metered import MeteredStore
 from aggfs.stores.registry import default_provider, open_store
 from aggfs.stores.retrying import RetryingStore
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.holes import Ranges
+from aggfs.sync.merge import advance_cut
 from aggfs.sync.order import ready
 
 HEADER_NAME = "header"
@@ -62,7 +73,7 @@ TABLES = (
     *account_tables.TABLES,
     *block_tables.TABLES,
     *file_tables.TABLES,
-    *name_tables.TABLES,
+    *attribute_tables.TABLES,
     *publish.TABLES,
     *tree_tables.TABLES,
     outbox_table.TABLE,
@@ -269,7 +280,19 @@ class _Assembly:
             database, self.namespace, self.blocks, self.open_files, filler, room, time.time_ns
         )
         self.stripes = self._stripes()
+        self.writer = Writer(
+            self.identity.device, self.clock, self.identity.sign, os.urandom, time.time_ns
+        )
         self.publisher = self._publisher()
+        self.checkpointer = Checkpointer(
+            keys,
+            self.writer,
+            self.accounts,
+            database,
+            self.staging,
+            self.publisher,
+            self.policy.storage_class,
+        )
 
     def _last_clock(self) -> int:
         rows = self.outbox.rows()
@@ -308,12 +331,9 @@ class _Assembly:
         self.namespace.add_control(entry)
 
     def _publisher(self) -> Publisher:
-        writer = Writer(
-            self.identity.device, self.clock, self.identity.sign, os.urandom, time.time_ns
-        )
         return Publisher(
             self.keys,
-            writer,
+            self.writer,
             self.accounts,
             self.database,
             self.outbox,
@@ -323,7 +343,18 @@ class _Assembly:
                 rows, unflushed=self.files.may_get_content, stored=self._is_stored
             ),
             on_published=self.namespace.published,
+            on_floor=self._advance_cut,
         )
+
+    def _advance_cut(self, floor: int) -> None:
+        """With no other device, our floor is the cut: no move below it is ever taken back."""
+        others = [
+            row.entry
+            for key, row in self.tree.control_under(b"m")
+            if key[1:] != self.identity.device and isinstance(row.entry, Member)
+        ]
+        if all(member.lapsed_after is not None for member in others):
+            advance_cut(self.tree, floor)
 
     def _is_stored(self, content: Content) -> bool:
         return all(self.stripes.is_stored(sid) for sid in {e.sid for e in content.extents})
@@ -347,6 +378,7 @@ class _Assembly:
             wall_ns=time.time_ns,
             database=self.database,
             outbox=self.outbox,
+            tree=self.tree,
             blocks=self.blocks,
             staging=self.staging,
             sparse_files=self.sparse_files,
@@ -360,6 +392,7 @@ class _Assembly:
             stripes=self.stripes,
             flusher=flusher,
             publisher=self.publisher,
+            checkpointer=self.checkpointer,
             allow_complete_copy=self.opened.policy.allow_complete_copy,
         )
         surroundings = Surroundings(
@@ -401,5 +434,6 @@ VERBS = {
     "where": report.where,
     "why": report.why,
     "holes": report.holes,
+    "checkpoint": report.checkpoint,
     "evict": report.evict,
 }

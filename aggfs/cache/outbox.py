@@ -9,7 +9,7 @@ All rows are kept decoded as well: the publisher looks at them each second, and 
 
 import msgspec
 
-from aggfs.cache.database import Database
+from aggfs.cache.table import Tables
 from aggfs.errors import Damaged
 from aggfs.model import Entry, OutboxRow, Stamp
 
@@ -24,7 +24,7 @@ class Outbox:
     """The table above, on the loop. Raises Damaged when it is opened and a row is damaged: it
     holds what exists nowhere else."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Tables) -> None:
         self._table = database.table(TABLE)
         self._rows: dict[int, OutboxRow] = {}
         self._next = 1

@@ -14,6 +14,13 @@ _ABSENT: Any = object()
 _NOTHING = Changes()
 
 
+class Tables(Protocol):
+    """What has tables by name: a database, or a snapshot of one."""
+
+    def table(self, name: str) -> "Table":
+        """One of them."""
+
+
 class Noted(Protocol):
     """Who is told of changes."""
 

@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from aggfs.cache.database import Database
-from aggfs.cache.table import Table
+from aggfs.cache.table import Table, Tables
 from aggfs.errors import Damaged
 from aggfs.model import (
     NEVER,
@@ -109,7 +108,9 @@ class _Rows(Generic[Row]):
 class LmdbTree:
     """`aggfs.sync.tree.Tree` over a database. On the loop only."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Tables) -> None:
+        """A tree over a database, or over a snapshot of one, which is only read."""
+
         def rows(name: str, kind: Any, limit: int = FEW_ROWS) -> _Rows[Any]:
             return _Rows(database.table(name), kind, limit)
 
@@ -372,6 +373,10 @@ class LmdbTree:
     def all_relocations(self) -> Iterator[tuple[bytes, int, RelocationRow]]:
         """(sid, index, row) of every relocated block."""
         return ((k[:24], int.from_bytes(k[24:]), row) for k, row in self._relocations.under(b""))
+
+    def control_under(self, prefix: bytes) -> Iterator[tuple[bytes, ControlRow]]:
+        """(key, row) of what was said under a kind of keys."""
+        return self._control.under(prefix)
 
     def all_control(self) -> Iterator[tuple[bytes, ControlRow]]:
         """(key, row) of everything that control entries said."""

@@ -19,11 +19,12 @@ import trio
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.staging import Staging
+from aggfs.cache.table import Table
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import seal_record
 from aggfs.engine.accounts import Account, Accounts
-from aggfs.engine.upload import Parcel, put_all
+from aggfs.engine.upload import Parcel, homes_of, put_all
 from aggfs.errors import Damaged, Unreachable
 from aggfs.formats import journal
 from aggfs.formats.fragment import Kind
@@ -51,6 +52,7 @@ class JournalState(msgspec.Struct, frozen=True, array_like=True):
     namespace: Tip = Tip(0, NO_HASH)
     checkpoint: int = 0
     checkpoint_parts: int = 0
+    folded: int = 0  # segments of both chains that the checkpoint makes superfluous
     published: tuple[int, int] = (0, 0)
     published_at_ns: int = 0
 
@@ -84,6 +86,12 @@ def last_clock(database: Database) -> int:
     return int.from_bytes(value) if value else 0
 
 
+def read_state(table: Table) -> JournalState:
+    """The row of the table `journal` that says how far this device's journal goes."""
+    value = table.get(b"state")
+    return msgspec.msgpack.decode(value, type=JournalState) if value else JournalState()
+
+
 class Publisher:
     """This device's journal."""
 
@@ -99,9 +107,11 @@ class Publisher:
         *,
         ready: Callable[[Sequence[tuple[int, OutboxRow]]], list[tuple[int, OutboxRow]]],
         on_published: Callable[[Entry], None],
+        on_floor: Callable[[int], None],
     ) -> None:
         """`ready` picks the rows that may be published now, in order; `on_published` is told,
-        on the loop, of each entry that leaves the outbox."""
+        on the loop, of each entry that leaves the outbox, `on_floor` of the clock reading below
+        which this device has promised, by its head, to publish nothing more."""
         self._keys = keys
         self._writer = writer
         self._accounts = accounts
@@ -111,6 +121,7 @@ class Publisher:
         self._class = storage_class
         self._ready = ready
         self._on_published = on_published
+        self._on_floor = on_floor
         self._table = database.table("journal")
         self._lock = trio.Lock()
         self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
@@ -120,8 +131,7 @@ class Publisher:
     @property
     def state(self) -> JournalState:
         """What this device has published."""
-        value = self._table.get(b"state")
-        return msgspec.msgpack.decode(value, type=JournalState) if value else JournalState()
+        return read_state(self._table)
 
     def _put_state(self, state: JournalState) -> None:
         self._table.put(b"state", _encode(state))
@@ -129,6 +139,25 @@ class Publisher:
     def adopt(self, state: JournalState) -> None:
         """Begin where a recovered journal of this device ended."""
         self._put_state(state)
+
+    @property
+    def segments_since_checkpoint(self) -> int:
+        """How many segments somebody must read after the checkpoint."""
+        state = self.state
+        return state.control.sequence + state.namespace.sequence - state.folded
+
+    def name_checkpoint(self, sequence: int, parts: int, made_at: JournalState) -> None:
+        """The next head names this checkpoint, which was made at that state."""
+        folded = made_at.control.sequence + made_at.namespace.sequence
+        self._put_state(
+            msgspec.structs.replace(
+                self.state,
+                count=self.state.count + 1,
+                checkpoint=sequence,
+                checkpoint_parts=parts,
+                folded=folded,
+            )
+        )
 
     def staged(self) -> list[bytes]:
         """What the journal has in staging."""
@@ -221,7 +250,7 @@ class Publisher:
             pending = await self._seal(pending)
         pieces = await trio.to_thread.run_sync(self._encode_segment, pending.sid)
         n, k = self._class.n, self._class.k
-        homes = self._homes(pending, n)
+        homes = dict(enumerate(homes_of(self._accounts, n, pending.sequence)))
         confirmed = set(pending.confirmed)
         parcels = []
         for index, account in homes.items():
@@ -281,17 +310,6 @@ class Publisher:
             layout=Layout(self._class.layout),
         )
 
-    def _homes(self, pending: Pending, n: int) -> dict[int, Account]:
-        """Which account takes which fragment: all accounts of different providers in a fixed
-        order, turned by the sequence, so that parity rotates and a retry chooses the same."""
-        providers: dict[str, Account] = {}
-        for account in sorted(self._accounts, key=lambda one: one.id):
-            providers.setdefault(account.provider, account)
-        homes = list(providers.values())
-        turn = pending.sequence % len(homes)
-        homes = homes[turn:] + homes[:turn]
-        return dict(enumerate(homes[:n]))
-
     async def _put_heads(self) -> None:
         """Tell every account that does not know it where the journal ends."""
         state = self.state
@@ -303,7 +321,8 @@ class Publisher:
         if not behind:
             return
         await self._database.durable()
-        pieces = await trio.to_thread.run_sync(self._seal_head, state)
+        floor = self._floor()
+        pieces = await trio.to_thread.run_sync(self._seal_head, state, floor)
         parcels = []
         for account in behind:
             name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
@@ -325,6 +344,7 @@ class Publisher:
                 self.state, published=ends, published_at_ns=self._writer.wall_ns()
             )
         )
+        self._on_floor(floor)
 
     def _heads_at(self, count: int) -> int:
         """How many accounts have this head."""
@@ -335,13 +355,13 @@ class Publisher:
         count = self.state.count
         return [one for one in self._accounts if count and self._heads.get(one.id) != count]
 
-    def _seal_head(self, state: JournalState) -> list[Buffer]:
+    def _seal_head(self, state: JournalState, floor: int) -> list[Buffer]:
         head = Head(
             self._writer.device,
             state.count,
             state.control,
             state.namespace,
-            self._floor(),
+            floor,
             state.checkpoint,
             state.checkpoint_parts,
         )

@@ -244,6 +244,12 @@ def _assert_file(row: InodeRow) -> None:
         raise IsADirectory("only regular files have holes")
 
 
+async def checkpoint(volume: Volume, arguments: Arguments) -> Answer:
+    """Make a checkpoint of the journal now."""
+    del arguments
+    return {"parts": await volume.parts.checkpointer.make()}
+
+
 async def evict(volume: Volume, arguments: Arguments) -> Answer:
     """Drop clean bytes of a file, or of all, that the accounts have."""
     if "path" in arguments:

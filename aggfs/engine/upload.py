@@ -5,7 +5,7 @@ that was begun and not confirmed may be there (the ledger and the rows count it)
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -31,6 +31,17 @@ class Parcel:
     def size_bytes(self) -> int:
         """The size of the object."""
         return sum(len(piece) for piece in self.pieces)
+
+
+def homes_of(accounts: Iterable[Account], n: int, turn: int) -> list[Account]:
+    """The accounts that take the n fragments of a record of the journal, in order: one of each
+    provider in a fixed order, turned, so that parity rotates and a retry chooses the same."""
+    providers: dict[str, Account] = {}
+    for account in sorted(accounts, key=lambda one: one.id):
+        providers.setdefault(account.provider, account)
+    homes = list(providers.values())
+    start = turn % len(homes)
+    return (homes[start:] + homes[:start])[:n]
 
 
 async def put_all(

@@ -11,8 +11,10 @@ from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.staging import Staging
+from aggfs.cache.tree import LmdbTree
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Accounts
+from aggfs.engine.checkpoint import Checkpointer
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.flush import Flusher
@@ -43,6 +45,7 @@ class Parts:
     wall_ns: Callable[[], int]
     database: Database
     outbox: Outbox
+    tree: LmdbTree
     blocks: Blocks
     staging: Staging
     sparse_files: SparseFiles
@@ -56,6 +59,7 @@ class Parts:
     stripes: Stripes
     flusher: Flusher
     publisher: Publisher
+    checkpointer: Checkpointer
     allow_complete_copy: bool
 
 
@@ -84,6 +88,7 @@ class Volume:
                         nursery.start_soon(parts.stripes.run)
                         nursery.start_soon(parts.flusher.run, nursery)
                         nursery.start_soon(parts.publisher.run)
+                        nursery.start_soon(parts.checkpointer.run)
                         nursery.start_soon(self._watch_space)
                         task_status.started()
                 finally:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
-from tests.support.volumes import Place, flush, make_volume, running
+from tests.support.running import Place, flush, make_volume, running
 
 NAMES = [b"a", b"b", b"c"]
 OFFSETS = [0, 1, 15, 1000, 65536, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 7]
