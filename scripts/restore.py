@@ -636,7 +636,7 @@ class Volume:
         return [(index, fetch) for _, index, fetch in sorted(found, key=lambda one: one[:2])]
 
 
-# --- journals (8.1, 8.2) --------------------------------------------------------------------------
+# --- journals (8.1, 8.2, 8.4) ---------------------------------------------------------------------
 
 
 def signed_body(volume, record, kind, device):
@@ -650,7 +650,7 @@ def signed_body(volume, record, kind, device):
         Ed25519PublicKey.from_public_bytes(key).verify(record[-64:], message)
     except InvalidSignature:
         raise Lost("a journal record is not signed by its device") from None
-    if body[0] != device:
+    if device not in (body[0], body[0][0]):  # a part of a checkpoint says it in its head
         raise Lost("a journal record is another device's")
     return body
 
@@ -667,10 +667,10 @@ def newest_head(volume, device):
     return max(heads, key=lambda head: head[1], default=None)
 
 
-def read_chain(volume, device, chain, tip):
-    """The entries of one chain, as (stamp, entry)."""
-    last, end = bytes(32), tip[0]
-    for sequence in range(1, end + 1):
+def read_chain(volume, device, chain, start, end):
+    """The entries of one chain from after one tip up to another, as (stamp, entry)."""
+    last = start[1]
+    for sequence in range(start[0] + 1, end[0] + 1):
         place = device + bytes([chain]) + sequence.to_bytes(8, "big")
         try:
             record = volume.record(SEGMENT, b"segment", place, volume.accounts)
@@ -684,20 +684,56 @@ def read_chain(volume, device, chain, tip):
         last = hashlib.sha256(record).digest()
         for clock, entry in body[4]:
             yield clock.to_bytes(8, "big") + device, entry
-    if last is not None and last != tip[1]:
+    if last is not None and end[0] >= start[0] and last != end[1]:
         warn(f"the journal of device {device.hex()} does not lead to its head")
 
 
-def read_entries(volume):
-    """All entries of all devices."""
+def read_checkpoint(volume, head):
+    """(cut, tips, rows) of the checkpoint that a head names."""
+    device, sequence, count, rows, first = head[0], head[5], head[6], [], None
+    for number in range(count):
+        place = device + sequence.to_bytes(8, "big") + u32(number)
+        record = volume.record(CHECKPOINT, b"checkpoint", place, volume.accounts)
+        said, part, is_last, more = signed_body(volume, record, b"C", device)
+        first = first or said
+        if (said, part, is_last) != (first, number, number == count - 1) or said[1] != sequence:
+            raise Lost("the parts of a checkpoint do not fit together")
+        rows += more
+    return first[2], first[3], rows
+
+
+def load_checkpoint(volume, tree, heads):
+    """Begin with the newest checkpoint that can be had: {(device, chain): tip} that it spares."""
+    found = []
+    for head in heads:
+        try:
+            if head[6]:
+                found.append(read_checkpoint(volume, head))
+        except Lost as error:
+            warn(f"the checkpoint of device {head[0].hex()}: {error}")
+    if not found:
+        return {}
+    cut, tips, rows = max(found, key=lambda one: one[0])
+    tree.load(cut, rows)
+    return {(device, chain): tip for device, *two in tips for chain, tip in enumerate(two)}
+
+
+def read_journals(volume, tree):
+    """Everything that the devices have published, into the tree."""
+    heads = []
     for device, (name, _) in volume.charter.members.items():
         head = newest_head(volume, device)
         if head is None:
             print(f"device {name}: has published nothing")
-            continue
-        print(f"device {name}: {head[2][0] + head[3][0]} journal segments")
-        yield from read_chain(volume, device, 0, head[2])
-        yield from read_chain(volume, device, 1, head[3])
+        else:
+            print(f"device {name}: {head[2][0] + head[3][0]} journal segments")
+            heads.append(head)
+    tips = load_checkpoint(volume, tree, heads)
+    for head in heads:
+        for chain, end in enumerate(head[2:4]):
+            start = tips.get((head[0], chain), (0, bytes(32)))
+            for stamp, entry in read_chain(volume, head[0], chain, start, end):
+                tree.add(stamp, entry)
 
 
 # --- what the entries say (8.5) -------------------------------------------------------------------
@@ -737,16 +773,49 @@ class Tree:
 
     def __init__(self, rows):
         self.inodes, self.links, self.moves, self.rows, self.moved = {}, {}, [], rows, {}
+        self.cut = NEVER
         self.inode(ROOT).set(NEVER, type=stat.S_IFDIR, mode=0o755)
 
     def inode(self, identity):
         return self.inodes.setdefault(identity, Inode())
 
     def add(self, stamp, entry):
-        """Take one entry; those of unknown tags are none of ours."""
+        """Take one entry, unless a checkpoint has it; those of unknown tags are none of ours."""
         handler = HANDLERS.get(entry[0])
-        if handler is not None:
+        if handler is not None and stamp >= self.cut:
             handler(self, stamp, *entry[1:])
+
+    def load(self, cut, rows):
+        """Begin with a checkpoint (8.4)."""
+        for tag, *row in rows:
+            IMAGES[tag](self, *row)
+        self.cut = cut.to_bytes(8, "big")
+
+    def inode_image(self, inode, mode, uid, gid, rdev, atime, mtime, _, __, target, stamps):
+        row, stamps = self.inode(inode), stamps * (112 // len(stamps))
+        created, *others = [stamps[at : at + 16] for at in range(0, 112, 16)]
+        row.set(created, type=stat.S_IFMT(mode), rdev=rdev, target=target)
+        values = {
+            "mode": stat.S_IMODE(mode),
+            "uid": uid,
+            "gid": gid,
+            "atime": atime,
+            "mtime": mtime,
+        }
+        for (name, value), stamp in zip(values.items(), others, strict=False):
+            row.set(stamp, **{name: value})
+
+    def version_image(self, inode, version, stamp, superseded, content):
+        if content is not None:
+            self.content(stamp, *content[1:])
+        if superseded:
+            self.inode(inode).named.add(version)
+
+    def extents_image(self, inode, version, extents):
+        self.inode(inode).versions[version].extents.extend(extents)
+
+    def link_image(self, link, inode, parent, name, was_parent, stamp, observed):
+        self.links[link] = Link(inode, parent, name, was_parent, stamp, tuple(observed))
 
     def create(self, stamp, inode, mode, uid, gid, rdev, target, time, placement):
         link, placed, parent, _ = placement
@@ -867,6 +936,14 @@ class Tree:
 # By the tags of entries; the others are about devices and accounts (8.3).
 HANDLERS = {1: Tree.create, 2: Tree.place, 3: Tree.attributes, 4: Tree.xattr, 5: Tree.content}
 HANDLERS |= {6: Tree.relocate, 32: Tree.stripe}
+# By the tags of rows of a checkpoint (8.4).
+IMAGES = {1: Tree.inode_image, 2: Tree.version_image, 3: Tree.extents_image, 7: Tree.link_image}
+IMAGES[4] = lambda tree, inode, name, stamp, value: tree.xattr(stamp, inode, name, value, None)
+IMAGES[5] = lambda tree, sid, at, stamp, *to: tree.relocate(stamp, sid, at, 1, *to)
+IMAGES[6] = lambda tree, stamp, entry: tree.add(stamp, entry)
+IMAGES[8] = lambda tree, stamp, placements, observed: tree.moves.append(
+    (stamp, placements, observed)
+)
 
 
 def acceptable(placement):
@@ -1117,8 +1194,7 @@ def restore(options):
     volume = Volume(accounts, keys, charter)
     print(f"{len(volume.accounts)} accounts of the volume; any {charter.k} of {charter.n} will do")
     tree = Tree(volume.rows)
-    for stamp, entry in read_entries(volume):
-        tree.add(stamp, entry)
+    read_journals(volume, tree)
     restorer = Restorer(volume, tree, tree.finish())
     restorer.run(options.into)
     print(f"{len(restorer.files)} files with {restorer.bytes} bytes,", end=" ")

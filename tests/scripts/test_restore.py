@@ -1,5 +1,6 @@
 """The way out: scripts/restore.py brings a volume back without aggfs."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ from aggfs.coding.keys import is_header_name
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, Layout
 from tests.support.running import Dump, Place, dump, fill, flush, make_volume, new_file, running
+from tests.support.servers import REGION, Moto
 from tests.support.stripes import content
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "restore.py"
@@ -36,7 +38,11 @@ async def restore(
         capture_stderr=True,
         check=False,
         cwd=str(place.root),
-        env={"PATH": os.environ["PATH"], "TZ": "UTC"},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(place.root),
+            "AWS_SHARED_CREDENTIALS_FILE": str(place.root / "aws"),
+        },
     )
     found = subprocess.CompletedProcess(command, done.returncode, *map(text, output(done)))
     assert found.returncode == code, found.stdout + found.stderr
@@ -248,3 +254,22 @@ async def test_a_stripe_without_row_is_read_by_its_own_table(tmp_path):
         (Path(account.path) / name).unlink()
     await restore(place, code=1)
     assert (tmp_path / "restored" / "file").read_bytes() == content(700_000, 1)
+
+
+async def test_accounts_may_be_parts_of_s3_buckets(tmp_path):
+    place, before = await filled(tmp_path)
+    with Moto(tmp_path / "moto", buckets=("bucket",)) as server:
+        with contextlib.closing(server.client()) as client:
+            for number in (0, 1):
+                account = tmp_path / f"account{number}"
+                for path in filter(Path.is_file, account.rglob("*")):
+                    key = f"at {number}/{path.relative_to(account)}"
+                    client.put_object(Bucket="bucket", Key=key, Body=path.read_bytes())
+        (tmp_path / "aws").write_text(
+            f"[moto]\naws_access_key_id={server.keys.access}\n"
+            f"aws_secret_access_key={server.keys.secret}\n"
+        )
+        settings = f"endpoint={server.endpoint}&region={REGION}&profile=moto&path_style=yes"
+        accounts = [f"s3://bucket/at%20{number}?{settings}" for number in (0, 1)]
+        await restore(place, accounts=accounts)
+    assert_same(before, on_disk(tmp_path / "restored"))
