@@ -309,6 +309,8 @@ class _Assembly:
         free = usable_free_bytes(states, n=used.n, k=used.k, q=self.policy.per_provider)
         dirty = self.open_files.dirty_bytes
         limit = self.config.mount.staging_limit_bytes
+        if self.database.low_on_space and not self.database.restore_headroom():
+            limit = 0
         return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
 
     async def _wait_for_progress(self) -> None:

@@ -119,6 +119,9 @@ class Capture:
         file = self._open_files.edited_file(number)
         if file is None or file.frozen:
             return None
+        await trio.to_thread.run_sync(file.sparse.prove_dirty)
+        if file.frozen or self._open_files.edited_file(number) is not file:
+            return None
         row = self._namespace.by_number(number)
         if row.nlink == 0:
             return None

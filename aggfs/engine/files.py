@@ -15,7 +15,7 @@ from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.engine.room import Room
-from aggfs.errors import NoEntry
+from aggfs.errors import LocalDiskFailed, NoEntry
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, INLINE_BYTES, InodeRow
 
@@ -163,7 +163,11 @@ class Files:
         """Everything written to this file survives a loss of power. Raises `LocalDiskFailed`."""
         file = self._open_files.known(number)
         if file is not None:
-            await trio.to_thread.run_sync(file.sparse.sync, limiter=self._workers)
+            try:
+                await trio.to_thread.run_sync(file.sparse.sync, limiter=self._workers)
+            except LocalDiskFailed as error:
+                self._database.give_up(str(error))
+                raise
         await self._database.durable()
 
     async def fsync_directory(self) -> None:

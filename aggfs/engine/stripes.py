@@ -94,11 +94,12 @@ class Stripes:
         return account is not None and account.healthy
 
     def discard_unknown(self, others: Iterable[bytes]) -> None:
-        """At a start: what was staged and never got a row is no stripe, and its id is dropped.
-        `others` are names in staging that are not ours."""
+        """At a start: what was staged and never got a row is no stripe, and its id is dropped;
+        what is full was not given back. `others` are names in staging that are not ours."""
         known = set(others)
         for name in self._staging.names():
-            if name not in known and self._blocks.stripe(name) is None:
+            state = self._blocks.stripe(name)
+            if name not in known and (state is None or state.full):
                 self._staging.release(name)
 
     @property
