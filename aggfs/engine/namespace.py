@@ -6,20 +6,16 @@ one transaction, or raises and changes nothing. Numbers are FUSE inode numbers.
 Where devices clashed on a name, what is seen is only a view of it (`aggfs.sync.names`). An
 operation on such a name makes the view real: what it does not move or remove keeps the name
 under which it was seen, by the same entry.
-
-Table `orphans`: inode 16 -> b"\\x01" when it was never published, else b"\\x00": inodes that have
-no name left and may still be open. They are dropped at the next start if nobody drops them before.
 """
 
 from collections.abc import Callable, Iterable
-from stat import S_IMODE, S_ISDIR, S_ISGID, S_ISREG
-
-from msgspec.structs import replace
+from stat import S_ISDIR, S_ISGID, S_ISREG
 
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.tree import LmdbTree
-from aggfs.engine.paths import Paths, check_length
+from aggfs.engine.attributes import PUBLISHED, UNPUBLISHED, Attributes
+from aggfs.engine.paths import check_length
 from aggfs.engine.pending import PLACEMENTS_LIMIT, Pending
 from aggfs.errors import (
     Exists,
@@ -32,31 +28,21 @@ from aggfs.errors import (
     TooLarge,
 )
 from aggfs.model import (
-    NANOSECONDS_LIMIT,
-    NEVER,
     NOWHERE,
-    Content,
     ControlEntry,
     Create,
     Entry,
     InodeRow,
     Place,
     Placement,
-    SetAttributes,
-    SetXattr,
-    XattrRow,
 )
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.names import CLAIM_BYTES, Shown, find, shown_names
 
-TABLES = ("orphans",)
 LINKS_LIMIT = 65000
-XATTR_VALUE_BYTES = 65536
-XATTR_LIST_BYTES = 65536
-_UNPUBLISHED, _KNOWN = b"\x01", b"\x00"
 
 
-class Namespace(Paths):
+class Namespace(Attributes):
     """Names and attributes of a volume."""
 
     def __init__(
@@ -71,12 +57,10 @@ class Namespace(Paths):
         on_dropped: Callable[[InodeRow], None],
     ) -> None:
         """`on_dropped` is told of every inode that nobody can reach any more."""
-        super().__init__(tree)
-        self._pending = Pending(tree, outbox, clock, wall_ns)
-        self._wall_ns = wall_ns
+        pending = Pending(tree, outbox, clock, wall_ns)
+        super().__init__(tree, pending, database.table("orphans"), wall_ns)
         self._random_bytes = random_bytes
         self._on_dropped = on_dropped
-        self._orphans = database.table("orphans")
 
     # --- what waits to be published -----------------------------------------------------------
 
@@ -219,7 +203,7 @@ class Namespace(Paths):
         row = self.by_inode(inode)
         if row.nlink == 0:
             taken_back = self._pending.take_back(inode, last)
-            self._orphans.put(inode, _UNPUBLISHED if taken_back else _KNOWN)
+            self._orphans.put(inode, UNPUBLISHED if taken_back else PUBLISHED)
         return row
 
     def drop_unlinked(self, number: int) -> None:
@@ -229,7 +213,7 @@ class Namespace(Paths):
         if row is None or row.nlink:
             return
         self._on_dropped(row)
-        if self._orphans.get(row.inode) == _UNPUBLISHED:
+        if self._orphans.get(row.inode) == UNPUBLISHED:
             self._tree.drop_inode(row.inode)
         self._orphans.delete(row.inode)
 
@@ -319,91 +303,6 @@ class Namespace(Paths):
         elif S_ISDIR(row.mode):
             raise NotADirectory("not a directory")
 
-    # --- attributes ---------------------------------------------------------------------------
-
-    def set_attributes(
-        self,
-        number: int,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        atime_ns: int | None = None,
-        mtime_ns: int | None = None,
-        ctime_ns: int | None = None,
-    ) -> InodeRow:
-        """Set some; the ctime becomes now unless it is given."""
-        row = self.by_number(number)
-        permissions = None if mode is None else S_IMODE(mode)
-        ctime_ns = self._wall_ns() if ctime_ns is None else ctime_ns
-        times = (_kept(atime_ns), _kept(mtime_ns), _kept(ctime_ns))
-        entry = SetAttributes(row.inode, permissions, uid, gid, *times)
-        if self._is_private(row):
-            self._tree.put_inode(_set_here(row, entry))
-        else:
-            self._pending.do(entry)
-        return self.by_inode(row.inode)
-
-    def _is_private(self, row: InodeRow) -> bool:
-        """Whether nobody else has heard, or will hear, of an inode that is still open here."""
-        return row.nlink == 0 and self._orphans.get(row.inode) == _UNPUBLISHED
-
-    def touch_local(
-        self,
-        number: int,
-        *,
-        size: int | None = None,
-        mtime_ns: int | None = None,
-        ctime_ns: int | None = None,
-        atime_ns: int | None = None,
-        generation: int | None = None,
-    ) -> InodeRow:
-        """What a write changes here at once and a Content entry tells the others later."""
-        row = self.by_number(number)
-        row = replace(
-            row,
-            size=row.size if size is None else size,
-            mtime_ns=row.mtime_ns if mtime_ns is None else mtime_ns,
-            ctime_ns=row.ctime_ns if ctime_ns is None else ctime_ns,
-            atime_ns=row.atime_ns if atime_ns is None else atime_ns,
-            generation=row.generation if generation is None else generation,
-            unflushed=row.unflushed or size is not None or mtime_ns is not None,
-        )
-        self._tree.put_inode(row)
-        return row
-
-    def add_content(self, content: Content, *, frozen_at: int, unflushed: bool) -> None:
-        """A new version of a file: an entry. `unflushed`: newer edits are here already. A file
-        that has no name left gets none: it would come back by it."""
-        row = self.by_inode(content.inode)
-        if row.unflushed != unflushed:
-            self._tree.put_inode(replace(row, unflushed=unflushed))
-        if row.nlink:
-            self._pending.do(content, frozen_at=frozen_at)
-
-    # --- extended attributes ------------------------------------------------------------------
-
-    def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
-        """Set or replace one. Raises `NameTooLong`, `TooLarge`."""
-        check_length(name)
-        if len(value) > XATTR_VALUE_BYTES:
-            raise TooLarge(f"an attribute has at most {XATTR_VALUE_BYTES} bytes")
-        names = {name, *self.list_xattrs(number)}
-        if sum(len(one) + 1 for one in names) > XATTR_LIST_BYTES:
-            raise TooLarge(f"the names of all attributes have at most {XATTR_LIST_BYTES} bytes")
-        self._put_xattr(self.by_number(number), name, value)
-
-    def remove_xattr(self, number: int, name: bytes) -> None:
-        """Raises `NoAttribute`."""
-        self.get_xattr(number, name)
-        self._put_xattr(self.by_number(number), name, None)
-
-    def _put_xattr(self, row: InodeRow, name: bytes, value: bytes | None) -> None:
-        if self._is_private(row):
-            self._tree.put_xattr(row.inode, name, XattrRow(NEVER, value))
-        else:
-            self._pending.do(SetXattr(row.inode, name, value, self._wall_ns()))
-
 
 def _without_twice(
     one: tuple[Placement, ...], other: tuple[Placement, ...]
@@ -413,23 +312,3 @@ def _without_twice(
     first = {placement.link for placement in one}
     kept = [one[0], *(placement for placement in one[1:] if placement.link not in main), other[0]]
     return (*kept, *(p for p in other[1:] if p.link not in first | main))
-
-
-def _kept(time_ns: int | None) -> int | None:
-    """The time as it can be stored: one later than the year 2554 becomes that."""
-    return None if time_ns is None else min(time_ns, NANOSECONDS_LIMIT)
-
-
-def _set_here(row: InodeRow, entry: SetAttributes) -> InodeRow:
-    """The row with what an entry says that nobody else will get."""
-    given = {
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "atime_ns": entry.atime_ns,
-        "mtime_ns": entry.mtime_ns,
-        "ctime_ns": entry.ctime_ns,
-    }
-    mode = row.mode if entry.mode is None else (row.mode & ~0o7777) | entry.mode
-    return replace(
-        row, mode=mode, **{name: value for name, value in given.items() if value is not None}
-    )

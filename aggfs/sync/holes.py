@@ -124,20 +124,6 @@ class Ranges:
             holes.append((at, end))
         return holes
 
-    def next_in(self, at: int) -> tuple[int, int] | None:
-        """The first range with a member >= `at`, from there on; None if there is none."""
-        index = bisect_right(self._ends, at)
-        if index == len(self._starts):
-            return None
-        return max(at, self._starts[index]), self._ends[index]
-
-    def covering(self, granule: int) -> "Ranges":
-        """These ranges widened to multiples of `granule` on both sides."""
-        wide = Ranges()
-        for start, end in self:
-            wide.add(start - start % granule, end + -end % granule)
-        return wide
-
     def copy(self) -> "Ranges":
         """A snapshot that later changes do not touch."""
         twin = Ranges()

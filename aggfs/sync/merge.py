@@ -90,16 +90,6 @@ def restamp(tree: Tree, entries: Iterable[tuple[Stamp, Stamp, Entry]]) -> Change
     return _Batch(tree, moved).run([(pack(new), entry) for _, new, entry in known])
 
 
-def forget_inode(tree: Tree, inode: bytes, stamps: Iterable[Stamp]) -> None:
-    """Remove an inode whose links are all gone and that no entry beside those of `stamps`, never
-    published, mentions: as if it had never been."""
-    for stamp in stamps:
-        tree.drop_move(pack(stamp))
-    for row in tree.links_of(inode):
-        tree.drop_link(row.link)
-    tree.drop_inode(inode)
-
-
 def control_key(entry: ControlEntry) -> bytes:
     """Which register a control entry sets: a letter and the id of its stripe, member, account."""
     match entry:

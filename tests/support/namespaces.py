@@ -11,7 +11,7 @@ from aggfs.cache import tree as tree_tables
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.tree import LmdbTree
-from aggfs.engine import namespace as namespace_tables
+from aggfs.engine import attributes as attribute_tables
 from aggfs.engine.namespace import Namespace
 from aggfs.model import DeviceId, InodeRow
 from aggfs.sync.clock import HybridClock
@@ -20,7 +20,7 @@ from aggfs.sync.order import ready
 from aggfs.sync.tree import DictTree
 
 START_NS = 1_800_000_000 * 10**9
-TABLES = (*tree_tables.TABLES, *namespace_tables.TABLES, outbox_table.TABLE)
+TABLES = (*tree_tables.TABLES, *attribute_tables.TABLES, outbox_table.TABLE)
 
 
 class World:

@@ -52,14 +52,6 @@ def test_a_question_about_a_part_agrees_with_the_set(changes, pair) -> None:
     assert ranges.overlaps(*pair) == bool(asked & members)
 
 
-@given(steps, st.integers(0, SPAN))
-def test_the_next_range_starts_at_the_first_member_not_below(changes, at) -> None:
-    ranges, members = build(changes)
-    later = [x for x in members if x >= at]
-    found = ranges.next_in(at)
-    assert (found[0] if found else None) == min(later, default=None)
-
-
 @given(steps)
 def test_a_copy_stays_as_it_was(changes) -> None:
     ranges, _ = build(changes)
@@ -68,13 +60,6 @@ def test_a_copy_stays_as_it_was(changes) -> None:
     assert twin == ranges
     ranges.add(0, SPAN + 1)
     assert list(twin) == before
-
-
-@given(steps, st.integers(1, 16))
-def test_covering_widens_to_whole_granules_and_no_more(changes, granule) -> None:
-    ranges, members = build(changes)
-    wide = spread(list(ranges.covering(granule)))
-    assert wide == {x // granule * granule + step for x in members for step in range(granule)}
 
 
 def test_sets_can_be_added_and_removed_whole() -> None:
