@@ -17,6 +17,7 @@ from aggfs.errors import AggfsError, BadConfig, TooFewFragments, Unreachable, Wr
 from aggfs.model import AccountEntry, AccountId, Layout
 from tests.support.running import (
     Place,
+    checkpoint,
     dump,
     fill,
     flush,
@@ -363,3 +364,47 @@ def test_silent_accounts_are_matched_by_name_then_provider_then_as_the_last():
         "third": bytes([3]) * 8,
     }
     assert match_accounts([given("one"), given("two")], found, entries) == {}
+
+
+async def test_what_a_checkpoint_holds_needs_no_segments(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        await fill(volume)
+        assert await checkpoint(volume, place) > 10
+        directory = volume.namespace.resolve(b"/directory")
+        await new_file(volume, directory.number, b"later", content(2000))
+        volume.namespace.rename(directory.number, b"link", 1, b"x", wait_for_content=False)
+        volume.namespace.unlink(directory.number, b"size1")
+        await flush(volume)
+        before = await dump(volume)
+        newest = publish.last_clock(volume.parts.database)
+    told = Told()
+    config = await recover(place, "again", told=told)
+    assert told.about("checkpoint: part 1 of 1")
+    async with running(config, tmp_path / "again") as volume:
+        assert await dump(volume) == before
+        assert publish.last_clock(volume.parts.database) > newest
+        await new_file(volume, 1, b"by the new machine", content(3000))
+        await flush(volume)
+        before = await dump(volume)
+    third = await recover(place, "third")
+    async with running(third, tmp_path / "third") as volume:
+        assert await dump(volume) == before
+
+
+async def test_a_checkpoint_that_is_lost_is_replaced_by_the_segments(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        await fill(volume)
+        await volume.control("checkpoint", {})
+        await flush(volume)
+        before = await dump(volume)
+        keys, state = volume.parts.keys, volume.parts.publisher.state
+    for account in place.config.accounts[:2]:
+        name = keys.checkpoint_name(1, place.config.device, state.checkpoint, 0, account.id)
+        (Path(account.path) / name).unlink()
+    told = Told()
+    config = await recover(place, "again", told=told)
+    assert not told.about("checkpoint: part")
+    async with running(config, tmp_path / "again") as volume:
+        assert await dump(volume) == before

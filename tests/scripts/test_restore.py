@@ -16,7 +16,17 @@ from aggfs.coding import slots
 from aggfs.coding.keys import is_header_name
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, Layout
-from tests.support.running import Dump, Place, dump, fill, flush, make_volume, new_file, running
+from tests.support.running import (
+    Dump,
+    Place,
+    checkpoint,
+    dump,
+    fill,
+    flush,
+    make_volume,
+    new_file,
+    running,
+)
 from tests.support.servers import REGION, Moto
 from tests.support.stripes import content
 
@@ -272,4 +282,18 @@ async def test_accounts_may_be_parts_of_s3_buckets(tmp_path):
         settings = f"endpoint={server.endpoint}&region={REGION}&profile=moto&path_style=yes"
         accounts = [f"s3://bucket/at%20{number}?{settings}" for number in (0, 1)]
         await restore(place, accounts=accounts)
+    assert_same(before, on_disk(tmp_path / "restored"))
+
+
+async def test_a_checkpoint_stands_for_the_segments_before_it(tmp_path):
+    place, _ = await filled(tmp_path)
+    async with running(place.config, place.state) as volume:
+        assert await checkpoint(volume, place) > 10
+        directory = volume.namespace.resolve(b"/directory")
+        await new_file(volume, directory.number, b"later", content(2000))
+        volume.namespace.rename(directory.number, b"link", 1, b"x", wait_for_content=False)
+        volume.namespace.unlink(directory.number, b"size1")
+        await flush(volume)
+        before = await dump(volume)
+    await restore(place)
     assert_same(before, on_disk(tmp_path / "restored"))

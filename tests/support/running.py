@@ -209,3 +209,23 @@ async def _digest(volume: Volume, row: InodeRow) -> bytes:
     for offset in range(0, row.size, READ_BYTES):
         digest.update(await volume.files.read(row.number, offset, READ_BYTES))
     return digest.digest()
+
+
+async def checkpoint(volume: Volume, place: Place) -> int:
+    """Make a checkpoint, and delete the segments that it makes superfluous; how many went."""
+    await flush(volume)
+    await volume.control("checkpoint", {})
+    await flush(volume)
+    keys, state = volume.parts.keys, volume.parts.publisher.state
+    device = volume.parts.checkpointer.device
+    gone = 0
+    for chain, end in enumerate((state.control.sequence, state.namespace.sequence)):
+        for sequence in range(1, end + 1):
+            for account in place.config.accounts:
+                name = keys.segment_name(
+                    1, volume.parts.checkpointer.device, chain, sequence, account.id
+                )
+                path = Path(account.path) / name
+                gone += path.exists()
+                path.unlink(missing_ok=True)
+    return gone
