@@ -17,7 +17,6 @@ from itertools import chain
 from aggfs.model import (
     NOWHERE,
     Content,
-    ControlEntry,
     Create,
     Entry,
     OutboxRow,
@@ -28,6 +27,7 @@ from aggfs.model import (
     SetXattr,
 )
 
+WINDOW_ROWS = 4096  # what one look takes in: it runs on the loop
 Numbered = tuple[int, OutboxRow]
 Key = bytes | tuple[bytes, bytes]
 
@@ -37,13 +37,23 @@ def ready(
     *,
     unflushed: Callable[[bytes], bool],
     stored: Callable[[Content], bool],
+    window: int = WINDOW_ROWS,
 ) -> list[Numbered]:
-    """The rows, in order, that may be published now, all under one head.
+    """Of the first `window` rows, and of the content that these wait for, what may be published
+    now: in order, all under one head.
 
     `unflushed(inode)`: it has a name, and has or is about to get content that is in no row yet.
     `stored`: all stripes that this content entry names have their write quorum.
     """
-    return _Order(list(rows), unflushed, stored).ready()
+    known = list(rows)
+    seen = known[:window]
+    waits = {row.waits_for for _, row in seen}
+    seen.extend(pair for pair in known[window:] if _is_content_of(pair[1].entry, waits))
+    return _Order(seen, unflushed, stored).ready()
+
+
+def _is_content_of(entry: Entry, inodes: set[bytes]) -> bool:
+    return type(entry) is Content and entry.inode in inodes
 
 
 class _Order:
@@ -62,25 +72,19 @@ class _Order:
         self._contents: dict[bytes, list[int]] = {}
         self._removals: dict[bytes, int] = {}  # the last row that removes a link of an inode
         for at, (_, row) in enumerate(rows):
-            self._file(at, row.entry)
-
-    def _file(self, at: int, entry: Entry) -> None:
-        if isinstance(entry, ControlEntry):
-            return
-        for key in {*_touched(entry), *_needed(entry)}:
-            self._users.setdefault(key, []).append(at)
-        if isinstance(entry, Content):
-            self._contents.setdefault(entry.inode, []).append(at)
-        elif isinstance(entry, Place):
-            for placement in entry.placements:
-                if placement.parent == NOWHERE:
-                    self._removals[placement.inode] = at
+            entry = row.entry
+            if type(entry) is Content:
+                self._contents.setdefault(entry.inode, []).append(at)
+            elif type(entry) is Place:
+                for placement in entry.placements:
+                    if placement.parent == NOWHERE:
+                        self._removals[placement.inode] = at
 
     def ready(self) -> list[Numbered]:
         waiting: list[int] = []
         bound: dict[int, list[int]] = {}  # a row -> those before it that are bound to it
         for at, (number, row) in enumerate(self._rows):
-            if isinstance(row.entry, Content):
+            if type(row.entry) is Content:
                 if not self._stored(row.entry):
                     waiting.append(at)
             elif row.waits_for:
@@ -89,8 +93,16 @@ class _Order:
                     bound.setdefault(partner, []).append(at)
                 elif self._unflushed(row.waits_for):
                     waiting.append(at)
+        if not waiting:
+            return self._rows
+        self._file_users()
         blocked = self._spread(waiting, bound)
         return [pair for at, pair in enumerate(self._rows) if at not in blocked]
+
+    def _file_users(self) -> None:
+        for at, (_, row) in enumerate(self._rows):
+            for key in {*_touched(row.entry), *_needed(row.entry)}:
+                self._users.setdefault(key, []).append(at)
 
     def _partner(self, at: int, number: int, inode: bytes) -> int | None:
         """The later row that this one must not be seen without."""

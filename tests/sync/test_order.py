@@ -62,9 +62,10 @@ class Rows:
         gone = Placement(link_of(inode), inode, NOWHERE, name)
         return self.add(Place((gone,), 1, (ROOT,)), frees=((ROOT, name),))
 
-    def ready(self) -> list[int]:
+    def ready(self, window: int = 1000) -> list[int]:
         chosen = ready(
             self.rows,
+            window=window,
             unflushed=lambda inode: inode in self.unflushed,
             stored=lambda content: content.version in self.stored,
         )
@@ -170,6 +171,18 @@ def test_a_replaced_replacement_without_content_is_seen_with_its_successor_only(
     assert rows.ready() == []
     rows.unflushed = set()
     assert rows.ready() == [1, 2]
+
+
+def test_content_beyond_the_window_comes_along() -> None:
+    rows = Rows()
+    rows.create(A, b"a")
+    rows.create(B, b"b")
+    rows.create(C, b"c")
+    rows.content(A, b"1" * 16, frozen_at=4)
+    rows.content(C, b"2" * 16, frozen_at=4)
+    assert rows.ready(window=2) == [2]
+    rows.stored = {b"1" * 16}
+    assert rows.ready(window=2) == [1, 2, 4]
 
 
 def test_control_entries_wait_for_nothing() -> None:
