@@ -22,7 +22,7 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
-from aggfs.config import AccountConfig, Config, account_from
+from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
@@ -281,7 +281,12 @@ class _Assembly:
         )
         self.stripes = self._stripes()
         self.writer = Writer(
-            self.identity.device, self.clock, self.identity.sign, os.urandom, time.time_ns
+            self.identity.device,
+            self.clock,
+            self.identity.sign,
+            self.identity.verify,
+            os.urandom,
+            time.time_ns,
         )
         self.publisher = self._publisher()
         self.checkpointer = Checkpointer(
@@ -310,7 +315,7 @@ class _Assembly:
         dirty = self.open_files.dirty_bytes
         limit = self.config.mount.staging_limit_bytes
         if self.database.low_on_space and not self.database.restore_headroom():
-            limit = 0
+            limit = Size(0)
         return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
 
     async def _wait_for_progress(self) -> None:

@@ -28,6 +28,10 @@ class Busy(AggfsError):
     """Something that must be alone is already running: another daemon, another drain."""
 
 
+class Forked(AggfsError):
+    """Another copy of this device's state has published: this one must stop for good."""
+
+
 class MountRefused(AggfsError):
     """The folder cannot be mounted; the text says why and what to do."""
 

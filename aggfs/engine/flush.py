@@ -266,5 +266,7 @@ class Flusher:
     async def _send(self, sealed: codec.SealedStripe, scratch: codec.Scratch) -> None:
         try:
             await self._stripes.send(sealed.sid, sealed)
+        except AggfsError as error:  # it stays staged, and is caught up with
+            logger.error("a stripe could not be sent: %s", error)
         finally:
             self._scratches.give_back(scratch)

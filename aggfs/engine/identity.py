@@ -70,6 +70,11 @@ class Identity:
         public = keys.signing_public_key(self.seed)
         return Member(self.device, name, public, slot.public_key, None)
 
+    def verify(self, device: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether this device made a signature."""
+        public = keys.signing_public_key(self.seed)
+        return device == self.device and keys.is_signed(public, message, signature)
+
     def sign(self, message: bytes) -> bytes:
         """This device's signature."""
         return keys.sign(self.seed, message)

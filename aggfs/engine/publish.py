@@ -22,14 +22,15 @@ from aggfs.cache.staging import Staging
 from aggfs.cache.table import Table
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
-from aggfs.coding.records import seal_record
+from aggfs.coding.records import open_record, seal_record
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.upload import Parcel, homes_of, put_all
-from aggfs.errors import Damaged, Unreachable
+from aggfs.errors import AggfsError, Damaged, Forked, NotFound, StoreError, Unreachable
 from aggfs.formats import journal
 from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import CONTROL, NAMESPACE, NO_HASH, Head, Segment, Tip
 from aggfs.formats.record import Buffer
+from aggfs.formats.signed import Verify
 from aggfs.model import ControlEntry, DeviceId, Entry, Layout, OutboxRow, Sid
 from aggfs.placement.policy import StorageClass
 from aggfs.sync.clock import HybridClock
@@ -76,6 +77,7 @@ class Writer:
     device: DeviceId
     clock: HybridClock
     sign: Callable[[bytes], bytes]
+    verify: Verify
     random_bytes: Callable[[int], bytes]
     wall_ns: Callable[[], int]
 
@@ -124,6 +126,8 @@ class Publisher:
         self._on_floor = on_floor
         self._table = database.table("journal")
         self._lock = trio.Lock()
+        self._asked: set[bytes] = set()  # accounts whose head of ours was looked at
+        self._forked = False
         self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
 
     # --- state --------------------------------------------------------------------------------
@@ -184,6 +188,9 @@ class Publisher:
             try:
                 await self.publish()
                 pause = ROUND_SECONDS
+            except Forked as error:
+                logger.error("%s", error)
+                return
             except Unreachable as error:
                 pause = min(pause * 2, RETRY_LIMIT_SECONDS)
                 logger.info("publishing is delayed: %s", error)
@@ -191,9 +198,11 @@ class Publisher:
     async def publish(self) -> None:
         """Publish everything that may be published now.
 
-        Raises `Unreachable` when too few accounts took it; all of it stays pending then.
+        Raises `Unreachable` when too few accounts took it; all of it stays pending then. `Forked`
+        when a copy of this device publishes as well: nothing is acknowledged any more then.
         """
         async with self._lock:
+            await self._make_sure_to_be_alone()
             await self._put_pending()
             while self._cut_segments():
                 await self._put_pending()
@@ -317,7 +326,7 @@ class Publisher:
         if ends != state.published:
             state = msgspec.structs.replace(state, count=state.count + 1)
             self._put_state(state)
-        behind = self._heads_behind()
+        behind = [account for account in self._heads_behind() if account.id in self._asked]
         if not behind:
             return
         await self._database.durable()
@@ -345,6 +354,60 @@ class Publisher:
             )
         )
         self._on_floor(floor)
+
+    # --- being the only one -------------------------------------------------------------------
+
+    async def _make_sure_to_be_alone(self) -> None:
+        """Before anything is overwritten: what accounts have of our journal is what we wrote.
+
+        Each account is asked once per start. Raises `Forked` when one has more: a copy of this
+        device's state is alive, or this is an old copy. `Unreachable` while too few answer.
+        """
+        unasked = [account for account in self._accounts if account.id not in self._asked]
+        async with trio.open_nursery() as nursery:
+            for account in unasked:
+                nursery.start_soon(self._ask, account)
+        if self._forked:
+            text = "another copy of this device's state has published: this one is read-only;"
+            text += " unmount it, move its state directory away, and run `aggfs recover`"
+            self._database.give_up(text)
+            raise Forked(text)
+        needed = min(len(self._accounts), self._class.n - self._class.k + 1)
+        if len(self._asked) < needed:
+            raise Unreachable(
+                f"{len(self._asked)} of {needed} accounts that publishing needs answer"
+            )
+
+    async def _ask(self, account: Account) -> None:
+        name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
+        try:
+            head = self._opened_head(await account.store.get(name))
+        except NotFound:
+            head = None
+        except StoreError as error:
+            account.failed(error)
+            return
+        except AggfsError as error:
+            logger.warning("account %s has a damaged head: %s", account.name, error)
+            head = None
+        self._asked.add(account.id)
+        if head is not None and head.device == self._writer.device:
+            self._forked = self._forked or self._is_ahead(head)
+
+    def _opened_head(self, data: bytes) -> Head:
+        record = open_record(self._keys, Kind.HEAD, [data])
+        return journal.decode_head(record.data, self._keys.volume, self._writer.verify)
+
+    def _is_ahead(self, head: Head) -> bool:
+        state = self.state
+        return head.count > state.count or any(
+            theirs.sequence > ours.sequence
+            or (theirs.sequence == ours.sequence and theirs.hash != ours.hash)
+            for theirs, ours in (
+                (head.control, state.control),
+                (head.namespace, state.namespace),
+            )
+        )
 
     def _heads_at(self, count: int) -> int:
         """How many accounts have this head."""

@@ -123,6 +123,7 @@ def _warnings(volume: Volume) -> list[str]:
         for state in unfillable(states, n=used.n, k=used.k, q=parts.policy.per_provider)
         if not state.pool
     ]
+    found += volume.jobs.troubles.values()
     if parts.database.failure is not None:
         found.append(f"read-only: {parts.database.failure}")
     return found

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -18,12 +19,13 @@ from aggfs.engine.checkpoint import Checkpointer
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.flush import Flusher
+from aggfs.engine.jobs import Jobs
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher
 from aggfs.engine.stripes import Policy, Stripes
-from aggfs.errors import AggfsError, NoEntry, Unreachable
+from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
 
@@ -72,6 +74,7 @@ class Volume:
         self.files = parts.files
         self._verbs = verbs
         self._uploads: trio.Nursery | None = None
+        self.jobs = Jobs()
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
 
     # --- life ---------------------------------------------------------------------------------
@@ -85,18 +88,22 @@ class Volume:
                 try:
                     async with trio.open_nursery() as nursery:
                         self._uploads = nursery
-                        nursery.start_soon(parts.stripes.run)
-                        nursery.start_soon(parts.flusher.run, nursery)
-                        nursery.start_soon(parts.publisher.run)
-                        nursery.start_soon(parts.checkpointer.run)
-                        nursery.start_soon(self._watch_space)
+                        flusher = partial(parts.flusher.run, nursery)
+                        nursery.start_soon(self.jobs.keep, "uploading", parts.stripes.run)
+                        nursery.start_soon(self.jobs.keep, "flushing", flusher)
+                        nursery.start_soon(self.jobs.keep, "publishing", parts.publisher.run)
+                        nursery.start_soon(self.jobs.keep, "checkpoints", parts.checkpointer.run)
+                        nursery.start_soon(self.jobs.keep, "tidying", self._tidy)
                         task_status.started()
                 finally:
                     with trio.CancelScope(shield=True):
                         await self._settle()
                         ground.cancel_scope.cancel()
         finally:
-            await parts.database.close()
+            try:
+                await parts.database.close()
+            except LocalDiskFailed as error:
+                logger.error("the local state was closed as it was: %s", error)
 
     async def _settle(self) -> None:
         """The last steps: edits and rows onto the disk, connections given back."""
@@ -113,8 +120,9 @@ class Volume:
         for account in self.parts.accounts:
             await account.store.aclose()
 
-    async def _watch_space(self) -> None:
-        """Ask accounts that can tell how much room they have, now and then."""
+    async def _tidy(self) -> None:
+        """Now and then: ask accounts that can tell how much room they have, and delete what is
+        left of files that are gone."""
         while True:
             await self.parts.accounts.ask_space()
             await trio.to_thread.run_sync(self.parts.sparse_files.purge)
