@@ -19,6 +19,7 @@ from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
 
 TABLES = ("extents", "stripes", "unfinished", "totals")
+PAGE_ROWS = 256
 
 Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
 
@@ -97,14 +98,11 @@ class Blocks:
             if extent.block + extent.count > first and extent.block < first:
                 yield extent
         after = _key(inode, first - 1) if first else None
+        below = _key(inode, end)
         while True:
-            rows = self._extents.scan(inode, after, limit=256)
-            for row in rows:
-                extent = self._extent(row)
-                if extent.block >= end:
-                    return
-                yield extent
-            if len(rows) < 256:
+            rows = self._extents.scan(inode, after, below=below, limit=PAGE_ROWS)
+            yield from map(self._extent, rows)
+            if len(rows) < PAGE_ROWS:
                 return
             after = rows[-1][0]
 

@@ -82,18 +82,27 @@ class Table:
         self._database.note(len(key))
 
     def scan(
-        self, prefix: bytes, after: bytes | None = None, *, limit: int | None = None
+        self,
+        prefix: bytes,
+        after: bytes | None = None,
+        *,
+        below: bytes | None = None,
+        limit: int | None = None,
     ) -> list[tuple[bytes, bytes]]:
-        """At most `limit` rows whose keys start with `prefix` and are above `after`, in order."""
+        """At most `limit` rows whose keys start with `prefix`, are above `after` and below
+        `below`, in order."""
         start = prefix if after is None else max(prefix, after + b"\0")
-        names = window(self._committing, self._current, start, end_of(prefix))
+        stop = end_of(prefix)
+        if below is not None and (stop is None or below < stop):
+            stop = below
+        names = window(self._committing, self._current, start, stop)
         rows: list[tuple[bytes, bytes]] = []
         if limit is not None and limit <= 0:
             return rows
         try:
             with self._reader.cursor(self._handle) as cursor:
                 stored = cursor.iternext() if cursor.set_range(start) else ()
-                inside = takewhile(lambda row: row[0].startswith(prefix), stored)
+                inside = takewhile(lambda row: stop is None or row[0] < stop, stored)
                 for key, raw in merged_up(names, inside):
                     value = self._shown(key, raw)
                     if value is not None:
