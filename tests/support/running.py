@@ -222,9 +222,7 @@ async def checkpoint(volume: Volume, place: Place) -> int:
     for chain, end in enumerate((state.control.sequence, state.namespace.sequence)):
         for sequence in range(1, end + 1):
             for account in place.config.accounts:
-                name = keys.segment_name(
-                    1, volume.parts.checkpointer.device, chain, sequence, account.id
-                )
+                name = keys.segment_name(1, device, chain, sequence, account.id)
                 path = Path(account.path) / name
                 gone += path.exists()
                 path.unlink(missing_ok=True)
