@@ -413,14 +413,16 @@ class _Assembly:
 def open_account(config: AccountConfig) -> Account:
     """An account at run time: its store within the wrappers."""
     metered = MeteredStore(open_store(config))
+    store = RetryingStore(metered, random=random.random)
     return Account(
         id=config.id,
         name=config.name,
         driver=config.driver,
         provider=config.provider,
         quota_bytes=config.quota_bytes,
-        store=RetryingStore(metered, random=random.random),
+        store=store,
         meter=metered.figures,
+        wake=store.wake,
         pool=_disk_of(config),
     )
 

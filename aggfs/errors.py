@@ -54,6 +54,10 @@ class Unreachable(StoreError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class Paused(Unreachable):
+    """The account did not answer lately and was not asked now. `wake` it where it is needed."""
+
+
 class Refused(StoreError):
     """The account said no. Trying again will not help until somebody changes something."""
 

@@ -72,6 +72,7 @@ class Account:
     quota_bytes: int
     store: Store
     meter: Callable[[], Mapping[str, Figures]]
+    wake: Callable[[], None] = lambda: None
     last_error: str = ""
     full: bool = False
     in_flight: int = 0

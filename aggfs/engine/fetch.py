@@ -18,13 +18,14 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
-from aggfs.errors import AggfsError, StoreError, TooFewFragments
+from aggfs.errors import AggfsError, Paused, StoreError, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import StripeRow
 
 DEADLINE_SECONDS = 25.0
 HEDGE_SECONDS = 0.25
+WAKE_SECONDS = 0.1
 WORKERS = 4
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,11 @@ class Run:
 
 @dataclass(slots=True)
 class _Race:
-    """One run being gathered: who can still be asked, what came, what failed."""
+    """One run being gathered: who can still be asked, who was left alone, what came, what
+    failed."""
 
     waiting: list[Candidate]
+    paused: list[Candidate] = field(default_factory=list)
     found: dict[int, bytes] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
 
@@ -104,8 +107,10 @@ class Fetcher:
             while True:
                 await self._gather(run, race)
                 if len(race.found) < run.row.k:
-                    raise self._too_few(run, race, "at all")
-                if await self._decode(run, race, use):
+                    if not race.paused:
+                        raise self._too_few(run, race, "at all")
+                    await self._wake(race)
+                elif await self._decode(run, race, use):
                     return
         raise self._too_few(run, race, "in time")
 
@@ -147,6 +152,14 @@ class Fetcher:
                     self._take(race, *answer)
             nursery.cancel_scope.cancel()
 
+    @staticmethod
+    async def _wake(race: _Race) -> None:
+        """Accounts that were not asked, because they did not answer lately, are needed now."""
+        race.waiting, race.paused = race.paused, []
+        for _, account, _ in race.waiting:
+            account.wake()
+        await trio.sleep(WAKE_SECONDS)  # another read may be trying one of them just now
+
     async def _ask(
         self, run: Run, race: _Race, candidate: Candidate, send: trio.MemorySendChannel[Answer]
     ) -> None:
@@ -156,6 +169,9 @@ class Fetcher:
         began = trio.current_time()
         try:
             cells = await account.store.get_range(name, run.start, run.length)
+        except Paused as error:
+            race.paused.append(candidate)
+            send.send_nowait((index, error))
         except StoreError as error:
             account.failed(error)
             send.send_nowait((index, error))
@@ -170,6 +186,8 @@ class Fetcher:
 
     @staticmethod
     def _take(race: _Race, index: int, answer: bytes | StoreError) -> None:
+        if isinstance(answer, Paused):
+            return  # its failures are told when it is asked
         if isinstance(answer, Exception):
             race.failures.append(answer)
         else:

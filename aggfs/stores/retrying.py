@@ -6,8 +6,9 @@ after what the provider asked for. Two things keep that from making a bad day wo
 - the **budget**: every call earns a fraction of a retry, every retry spends one. When most calls
   fail, retries stop being multiplied by all of them.
 - the **breaker**: after some failures in a row, with no answer between them, calls fail at once
-  for a while (so that reads go to other accounts without waiting); then a single trial call is
-  let through, and its fate decides whether all may go on or the pause gets longer.
+  for a while, with `Paused` (so that reads go to other accounts without waiting); then a single
+  trial call is let through, and its fate decides whether all may go on or the pause gets longer.
+  A caller who cannot do without the account may `wake` it.
 
 Any answer counts as life, a refusal too. An attempt that was cancelled counts as silence only if
 it had lasted long: losers of a race between accounts are cancelled all the time.
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 import trio
 
-from aggfs.errors import AlreadyThere, NotFound, StoreError, Unreachable
+from aggfs.errors import AlreadyThere, NotFound, Paused, StoreError, Unreachable
 from aggfs.stores.base import Buffer, Capabilities, ObjectInfo, Page, Space, Store
 
 Result = TypeVar("Result")
@@ -58,6 +59,11 @@ class Breaker:
             return 0.0
         least = self._policy.pause_seconds if self._trial_is_out else 0.0
         return max(self._paused_until - now, least)
+
+    def wake(self, now: float) -> None:
+        """The pause ends: the account is needed. A trial that is out decides first."""
+        if self._paused_until is not None:
+            self._paused_until = min(self._paused_until, now)
 
     def going_out(self) -> bool:
         """An attempt that `wait_seconds` allowed is made now. True: it is a trial; hand that to
@@ -126,6 +132,10 @@ class RetryingStore:
         """How long calls will still fail at once; 0 when the account is asked as usual."""
         return self._breaker.wait_seconds(self._clock())
 
+    def wake(self) -> None:
+        """Let the next call out as a trial, however long the account was to be left alone."""
+        self._breaker.wake(self._clock())
+
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
         await self._persist(lambda: self._store.put(key, pieces))
 
@@ -185,7 +195,7 @@ class RetryingStore:
         began = self._clock()
         wait = self._breaker.wait_seconds(began)
         if wait > 0:
-            raise Unreachable(
+            raise Paused(
                 f"{self.place}: did not answer lately, is asked again in {wait:.1f} s",
                 retry_after_seconds=wait,
             )

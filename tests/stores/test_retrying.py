@@ -8,7 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.errors import AlreadyThere, NotFound, QuotaFull, Refused, Unreachable
+from aggfs.errors import AlreadyThere, NotFound, Paused, QuotaFull, Refused, Unreachable
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
 from aggfs.stores.metered import MeteredStore
@@ -231,6 +231,18 @@ async def test_after_failures_in_a_row_calls_fail_at_once_and_are_not_sent(autoj
     await break_off(account)
     failure = await account.call_fails_at_once()
     assert failure.retry_after_seconds == pytest.approx(4)
+
+
+async def test_an_account_that_is_needed_is_woken_from_its_pause(autojump_clock):
+    account = Account(QUICK, share=1.0)
+    await break_off(account)
+    account.faulty.heal()
+    with pytest.raises(Paused):
+        await account.store.get("key")
+    account.store.wake()
+    with pytest.raises(NotFound):
+        await account.store.get("key")
+    assert account.store.pause_seconds == 0
 
 
 async def test_a_single_answer_between_failures_keeps_the_account_in_use(autojump_clock):
