@@ -273,7 +273,13 @@ class _Assembly:
         )
         self.capture = Capture(self.open_files, self.namespace, self.blocks, filler, os.urandom)
         self.local = LocalCopies(
-            database, self.open_files, self.namespace, self.blocks, self.sparse_files, filler
+            database,
+            self.open_files,
+            self.namespace,
+            self.blocks,
+            self.sparse_files,
+            filler,
+            is_stored=lambda sid: self.stripes.is_stored(sid),
         )
         room = Room(self._bounds, self._wait_for_progress)
         self.files = Files(
@@ -401,13 +407,20 @@ class _Assembly:
             publisher=self.publisher,
             checkpointer=self.checkpointer,
             allow_complete_copy=self.opened.policy.allow_complete_copy,
+            cache_limit_bytes=self.config.mount.cache_limit_bytes,
         )
         surroundings = Surroundings(
             open_account=lambda settings: open_account(account_from(settings)),
             keep_header=partial(save_header, self.state),
             random_bytes=os.urandom,
         )
-        return Volume(parts, {**VERBS, **Changes(self.opened, surroundings).verbs()})
+        volume = Volume(parts, {**VERBS, **Changes(self.opened, surroundings).verbs()})
+        self.files.wait_for_accounts(
+            volume.store,
+            at_fsync=self.config.mount.fsync == "cloud",
+            at_close=self.config.mount.close == "cloud",
+        )
+        return volume
 
 
 def open_account(config: AccountConfig) -> Account:

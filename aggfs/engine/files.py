@@ -5,7 +5,7 @@ bytes that the accounts have too. A read takes what is present; for a hole it as
 map which stripe has the block, and has it filled. What neither has is a gap: zeros.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -22,6 +22,8 @@ from aggfs.model import BLOCK_BYTES, INLINE_BYTES, InodeRow
 THREAD_BYTES = 128 * 1024
 NEW_SECONDS = 60
 WORKERS = 4
+
+Store = Callable[[int], Awaitable[None]]
 
 
 class Files:
@@ -45,6 +47,13 @@ class Files:
         self._room = room
         self._clock_ns = clock_ns
         self._workers = trio.CapacityLimiter(WORKERS)
+        self._store_at_fsync: Store | None = None
+        self._store_at_close: Store | None = None
+
+    def wait_for_accounts(self, store: Store, *, at_fsync: bool, at_close: bool) -> None:
+        """Let fsync or close return only when `store` has brought the file into the accounts."""
+        self._store_at_fsync = store if at_fsync else None
+        self._store_at_close = store if at_close else None
 
     async def opened(self, number: int, *, truncate: bool) -> None:
         """One more handle; `truncate` for O_TRUNC. None more if that fails."""
@@ -160,7 +169,8 @@ class Files:
     # --- making sure --------------------------------------------------------------------------
 
     async def fsync(self, number: int) -> None:
-        """Everything written to this file survives a loss of power. Raises `LocalDiskFailed`."""
+        """Everything written to this file survives a loss of power; with fsync=cloud, also the
+        loss of this machine. Raises `LocalDiskFailed`."""
         file = self._open_files.known(number)
         if file is not None:
             try:
@@ -169,17 +179,22 @@ class Files:
                 self._database.give_up(str(error))
                 raise
         await self._database.durable()
+        if self._store_at_fsync is not None and self.is_dirty(number):
+            await self._store_at_fsync(number)
 
     async def fsync_directory(self) -> None:
         """Every name that was made or changed survives a loss of power."""
         await self._database.durable()
 
     async def flush(self, number: int) -> None:
-        """close(2): tells what went wrong with this file since."""
+        """close(2): tells what went wrong with this file since; with close=cloud, returns when
+        the accounts have it."""
         file = self._open_files.known(number)
         if file is not None and file.error is not None:
             error, file.error = file.error, None
             raise error
+        if self._store_at_close is not None and self.is_dirty(number):
+            await self._store_at_close(number)
 
     def sync_before_commit(self, number: int) -> None:
         """This file replaces another by rename: its bytes must be on the disk no later."""

@@ -1,7 +1,7 @@
 """The local copies of files: what is here of them, and dropping it."""
 
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
@@ -10,10 +10,11 @@ from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
 from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
-from aggfs.engine.openfiles import OpenFiles
+from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.model import BLOCK_BYTES, Extent
 
 Pairs = list[tuple[int, int]]
+FILES_AT_ONCE = 128
 
 
 class LocalCopies:
@@ -27,13 +28,16 @@ class LocalCopies:
         blocks: Blocks,
         sparse_files: SparseFiles,
         filler: Filler,
+        is_stored: Callable[[bytes], bool],
     ) -> None:
+        """`is_stored` says whether the accounts have a stripe."""
         self._database = database
         self._open_files = open_files
         self._namespace = namespace
         self._blocks = blocks
         self._sparse_files = sparse_files
         self._filler = filler
+        self._is_stored = is_stored
 
     def holes(self, number: int) -> tuple[Pairs, Pairs]:
         """(holes, gaps): what is not here, and what is nowhere; in bytes."""
@@ -57,25 +61,57 @@ class LocalCopies:
         file = self._open_files.edited_file(number)
         return [] if file is None else list(file.sparse.dirty_ranges())
 
-    async def evict(self, number: int, may_go: Callable[[bytes], bool]) -> tuple[int, int]:
-        """Make holes of the clean bytes whose stripes `may_go`; how many bytes went, and how
-        many stay because no account has them."""
-        row = self._namespace.by_number(number)
-        if not stat.S_ISREG(row.mode):
-            return 0, 0
-        file = self._open_files.use(number)
-        evicted, kept = 0, file.sparse.dirty_bytes
-        if not (file.edited or file.frozen or file.writers):
-            ranges: Pairs = []
-            for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES)):
-                if may_go(extent.sid):
-                    start = extent.block * BLOCK_BYTES
-                    ranges += file.sparse.evict(start, min(_end(extent), row.size))
-            await self._database.durable()  # bytes go only after the rows that replace them
-            await trio.to_thread.run_sync(file.sparse.punch, ranges)
-            evicted = sum(end - start for start, end in ranges)
-        self._open_files.rest(file)
+    async def evict(self, numbers: Iterable[int]) -> tuple[int, int]:
+        """Make holes of the clean bytes of these files; how many bytes went, and how many stay
+        because the accounts do not have them."""
+        evicted = kept = 0
+        rest = list(numbers)
+        while rest:
+            some, rest = rest[:FILES_AT_ONCE], rest[FILES_AT_ONCE:]
+            gone, stays = await self._evict_some(some)
+            evicted, kept = evicted + gone, kept + stays
         return evicted, kept
+
+    async def _evict_some(self, numbers: Sequence[int]) -> tuple[int, int]:
+        kept = 0
+        going: list[tuple[OpenFile, Pairs]] = []
+        for number in numbers:
+            if stat.S_ISREG(self._namespace.by_number(number).mode):
+                file = self._open_files.use(number)
+                kept += file.sparse.dirty_bytes
+                going.append((file, self._make_holes(file)))
+        await self._database.durable()  # bytes go only after the rows that replace them
+        for file, ranges in going:
+            if ranges:
+                await trio.to_thread.run_sync(file.sparse.punch, ranges)
+            self._open_files.rest(file)
+        return sum(end - start for _, ranges in going for start, end in ranges), kept
+
+    def _make_holes(self, file: OpenFile) -> Pairs:
+        """What of a file the accounts have too is a hole now; its ranges."""
+        ranges: Pairs = []
+        if file.edited or file.frozen or file.writers:
+            return ranges
+        row = self._namespace.by_number(file.number)
+        for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES)):
+            if self._is_stored(extent.sid):
+                start = extent.block * BLOCK_BYTES
+                ranges += file.sparse.evict(start, min(_end(extent), row.size))
+        return ranges
+
+    async def keep_within(self, limit_bytes: int) -> int:
+        """Evict what was brought or edited longest ago until the local copies take no more than
+        `limit_bytes`, or nothing more may go; how many bytes went."""
+        usage = await trio.to_thread.run_sync(self._sparse_files.usage)
+        total = sum(size for _, _, size in usage)
+        evicted = 0
+        for _, number, size in sorted(usage):
+            if total <= limit_bytes:
+                break
+            if size and self._namespace.has_number(number):
+                gone, _ = await self.evict([number])
+                total, evicted = total - gone, evicted + gone
+        return evicted
 
     def cached(self) -> Iterable[int]:
         """The numbers of all files that have bytes here."""

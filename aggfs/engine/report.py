@@ -257,8 +257,5 @@ async def evict(volume: Volume, arguments: Arguments) -> Answer:
         numbers = list(volume.namespace.numbers_under(volume.row_at(arguments).number))
     else:
         numbers = list(volume.parts.local.cached())
-    evicted = kept = 0
-    for number in numbers:
-        gone, stays = await volume.parts.local.evict(number, volume.parts.stripes.is_stored)
-        evicted, kept = evicted + gone, kept + stays
+    evicted, kept = await volume.parts.local.evict(numbers)
     return {"evicted_bytes": evicted, "kept_bytes": kept}

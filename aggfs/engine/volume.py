@@ -63,6 +63,7 @@ class Parts:
     publisher: Publisher
     checkpointer: Checkpointer
     allow_complete_copy: bool
+    cache_limit_bytes: int
 
 
 class Volume:
@@ -122,10 +123,11 @@ class Volume:
 
     async def _tidy(self) -> None:
         """Now and then: ask accounts that can tell how much room they have, and delete what is
-        left of files that are gone."""
+        left of files that are gone, and keep the local copies within their limit."""
         while True:
             await self.parts.accounts.ask_space()
             await trio.to_thread.run_sync(self.parts.sparse_files.purge)
+            await self.parts.local.keep_within(self.parts.cache_limit_bytes)
             while self.parts.sparse_files.sweep(SWEPT_ROWS):
                 await self.parts.database.durable()
             await trio.sleep(SPACE_SECONDS)
@@ -225,6 +227,10 @@ class Volume:
             await self._wait_a_little()
         await self.parts.stripes.wait_settled()
         return {}
+
+    async def store(self, number: int) -> None:
+        """Bring one file into the accounts; returns when it is published."""
+        await self.flush(self.namespace.by_number(number))
 
     def _unflushed(self, wanted: set[int] | None) -> list[int]:
         numbers = [file.number for file in self.parts.open_files.edited()]

@@ -1,0 +1,48 @@
+"""Local copies: kept within their limit, and never at the cost of what only this device has."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from aggfs.config import MountConfig, Size
+from tests.support.running import flush, make_volume, new_file, running
+
+
+async def test_the_oldest_copies_go_until_the_limit_is_kept(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n]) * 400_000) for n in range(5)]
+        await flush(volume)
+        local = volume.parts.local
+        evicted = await local.keep_within(1_000_000)
+        assert evicted >= 3 * 400_000
+        assert [bool(local.holes(row.number)[0]) for row in rows] == [True] * 3 + [False] * 2
+        for number, row in enumerate(rows):
+            data = await volume.files.read(row.number, 0, 400_000)
+            assert bytes(data) == bytes([number]) * 400_000
+
+
+async def test_what_only_this_device_has_is_never_evicted(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"dirty", b"x" * 400_000)
+        assert await volume.parts.local.keep_within(0) == 0
+        assert volume.parts.local.holes(row.number) == ([], [])
+
+
+async def test_fsync_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    config = replace(place.config, mount=MountConfig(cache_limit_bytes=Size(0), fsync="cloud"))
+    async with running(config, place.state) as volume:
+        row = await new_file(volume, 1, b"precious", b"x" * 400_000)
+        await volume.files.fsync(row.number)
+        assert volume.state_of(volume.namespace.by_number(row.number)) == "full"
+        assert not volume.namespace.waiting({row.number})
+
+
+async def test_close_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    config = replace(place.config, mount=MountConfig(close="cloud"))
+    async with running(config, place.state) as volume:
+        row = await new_file(volume, 1, b"precious", b"x" * 400_000)
+        await volume.files.flush(row.number)
+        assert volume.state_of(volume.namespace.by_number(row.number)) == "full"
