@@ -21,7 +21,7 @@ from aggfs.cache.staging import Staging
 from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
-from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume, open_header, seal_header
+from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume
 from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attributes as attribute_tables
@@ -35,8 +35,8 @@ from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
-from aggfs.engine.headers import put_header
-from aggfs.engine.identity import Identity, write_private
+from aggfs.engine.headers import put_on_all
+from aggfs.engine.identity import Identity, load_header, save_header
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
@@ -45,13 +45,12 @@ from aggfs.engine.recover import Recovery, find_volume
 from aggfs.engine.room import Bounds, Room
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Parts, Volume
-from aggfs.errors import Damaged, Refused
+from aggfs.errors import Refused
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy
 from aggfs.model import (
     ROOT,
     AccountEntry,
-    AccountId,
     Content,
     DeviceId,
     Member,
@@ -67,8 +66,6 @@ from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
 from aggfs.sync.order import ready
 
-HEADER_NAME = "header"
-LOCAL_ACCOUNT = bytes(8)
 TABLES = (
     *account_tables.TABLES,
     *block_tables.TABLES,
@@ -104,7 +101,12 @@ async def create_volume(config: Config, state_directory: str, *, secrets: Sequen
         allow_complete_copy=config.allow_complete_copy,
     )
     opened = new_volume(config.volume, policy, slots, [member], random_bytes=os.urandom)
-    placed = await _put_headers(config.accounts, opened)
+    stores = {account.id: open_store(account) for account in config.accounts}
+    try:
+        placed = await put_on_all(stores, opened, os.urandom)
+    finally:
+        for store in stores.values():
+            await store.aclose()
     identity.save(state)
     save_header(state, opened)
     volume = open_volume(config, state_directory)
@@ -119,43 +121,9 @@ async def create_volume(config: Config, state_directory: str, *, secrets: Sequen
     await volume.parts.database.close()
 
 
-async def _put_headers(
-    accounts: Sequence[AccountConfig], opened: OpenedHeader
-) -> dict[AccountId, tuple[str, int]]:
-    """A header on every account, or on none."""
-    placed: dict[AccountId, tuple[str, int]] = {}
-    stores = {account.id: open_store(account) for account in accounts}
-    try:
-        for account, store in stores.items():
-            placed[account] = await put_header(store, opened, account, os.urandom)
-    except BaseException:
-        with trio.CancelScope(shield=True), trio.move_on_after(30):
-            for account, (key, _) in placed.items():
-                await stores[account].delete(key)
-        raise
-    finally:
-        for store in stores.values():
-            await store.aclose()
-    return placed
-
-
 def account_entry(account: AccountConfig) -> AccountEntry:
     """What other devices may know of an account."""
     return AccountEntry(account.id, account.name, account.provider, account.quota_bytes, False)
-
-
-def save_header(state: Path, opened: OpenedHeader) -> None:
-    """Keep the header here as well: a mount needs no network."""
-    write_private(state / HEADER_NAME, seal_header(opened, LOCAL_ACCOUNT, random_bytes=os.urandom))
-
-
-def load_header(state: Path, identity: Identity) -> OpenedHeader:
-    """The header as this device last knew it. Raises `Damaged`, `WrongKey`."""
-    try:
-        data = (state / HEADER_NAME).read_bytes()
-    except OSError as error:
-        raise Damaged(f"{state / HEADER_NAME} cannot be read: {error.strerror}") from error
-    return open_header(data, identity.slot_secret)
 
 
 # --- a volume that is only in its accounts --------------------------------------------------------

@@ -4,27 +4,21 @@ A generation is written to every account before older ones are deleted, so that 
 header that opens. An account that was away keeps an older one until it is seen again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import trio
+
 from aggfs.coding.keys import header_name, is_header_name
-from aggfs.coding.slots import OpenedHeader, Secret, open_header, seal_header
-from aggfs.errors import Damaged, NotFound, StoreError, Unreachable, WrongKey
+from aggfs.coding.slots import OpenedHeader, seal_header
+from aggfs.errors import Damaged, NotFound, StoreError
 from aggfs.formats.header import OBJECT_LIMIT_BYTES, Header, decode_header
+from aggfs.model import AccountId
 from aggfs.stores.base import ObjectInfo, Store
 
+UNDO_SECONDS = 30.0
+
 RandomBytes = Callable[[int], bytes]
-
-
-async def list_all(store: Store, prefix: str = "") -> list[ObjectInfo]:
-    """A complete listing. Raises `StoreError` where it cannot be had complete."""
-    found: list[ObjectInfo] = []
-    after: str | None = ""
-    while after is not None:
-        page = await store.list_page(prefix, after)
-        found += page.objects
-        after = page.next_after
-    return found
 
 
 async def put_header(
@@ -35,6 +29,22 @@ async def put_header(
     key = header_name(random_bytes(8))
     await store.put(key, [data])
     return key, len(data)
+
+
+async def put_on_all(
+    stores: Mapping[AccountId, Store], opened: OpenedHeader, random_bytes: RandomBytes
+) -> dict[AccountId, tuple[str, int]]:
+    """Put this generation on every account, or on none: key and size of each."""
+    placed: dict[AccountId, tuple[str, int]] = {}
+    try:
+        for account, store in stores.items():
+            placed[account] = await put_header(store, opened, account, random_bytes)
+    except BaseException:
+        with trio.CancelScope(shield=True), trio.move_on_after(UNDO_SECONDS):
+            for account, (key, _) in placed.items():
+                await stores[account].delete(key)
+        raise
+    return placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +67,6 @@ async def find_headers(store: Store, listing: Iterable[ObjectInfo]) -> list[Foun
                 continue
             found.append(FoundHeader(known.key, known.size_bytes, header))
     return sorted(found, key=lambda one: one.header.generation, reverse=True)
-
-
-def open_newest(headers: Iterable[FoundHeader], secret: Secret) -> OpenedHeader:
-    """The newest generation that the secret opens, of whichever volume.
-
-    Raises `WrongKey` when it opens none of them, `Unreachable` when there are none.
-    """
-    ordered = sorted(headers, key=lambda one: one.header.generation, reverse=True)
-    if not ordered:
-        raise Unreachable("no header of a volume was found in these accounts")
-    refusal: WrongKey | None = None
-    seen: set[tuple[bytes, int]] = set()
-    for found in ordered:
-        identity = (found.header.volume, found.header.generation)
-        if identity in seen:
-            continue
-        seen.add(identity)
-        try:
-            return open_header(found.header, secret)
-        except WrongKey as error:
-            refusal = error
-    raise refusal or WrongKey("this secret opens no header of these accounts")
 
 
 async def replace_headers(

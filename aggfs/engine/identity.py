@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggfs.coding import keys, slots
-from aggfs.errors import BadConfig
+from aggfs.coding.slots import OpenedHeader
+from aggfs.errors import BadConfig, Damaged
 from aggfs.formats.header import Slot
 from aggfs.model import DeviceId, Member
 
 FILE_NAME = "device.key"
+HEADER_NAME = "header"
+LOCAL_ACCOUNT = bytes(8)  # what the local copy of a header says of where it lies
 _LEAD = "aggfs-device-1"
 _LENGTHS = (8, 32, 32)
 
@@ -94,3 +97,19 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def save_header(state_directory: Path, opened: OpenedHeader) -> None:
+    """Keep the header here as well: a mount needs no network."""
+    data = slots.seal_header(opened, LOCAL_ACCOUNT, random_bytes=os.urandom)
+    write_private(state_directory / HEADER_NAME, data)
+
+
+def load_header(state_directory: Path, identity: Identity) -> OpenedHeader:
+    """The header as this device last knew it. Raises `Damaged`, `WrongKey`."""
+    path = state_directory / HEADER_NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    return slots.open_header(data, identity.slot_secret)
