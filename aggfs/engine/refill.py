@@ -46,7 +46,7 @@ from aggfs.sync.versions import block_map, follow_moves, placeholders
 SEGMENTS_AT_ONCE = 16
 BATCH_ENTRIES = 8192
 ROWS_AT_ONCE = 1000
-REPORTED_SEGMENTS = 100
+REPORTED_SEGMENTS = 25
 STAMP_BYTES = 16
 
 Feed = trio.MemoryReceiveChannel[Segment]

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from aggfs import assemble
+from aggfs.cache.database import Database
 from aggfs.coding import slots
 from aggfs.coding.keys import is_header_name
 from aggfs.config import AccountConfig, Config
 from aggfs.engine import publish
-from aggfs.engine.recover import match_accounts
+from aggfs.engine.identity import Identity
+from aggfs.engine.recover import Recovery, find_volume, match_accounts
 from aggfs.errors import AggfsError, BadConfig, TooFewFragments, Unreachable, WrongKey
-from aggfs.model import AccountEntry, AccountId, Layout
+from aggfs.model import AccountEntry, AccountId, DeviceId, Layout
+from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
+from aggfs.stores.memory import MemoryObjects, MemoryStore
 from tests.support.running import (
     Place,
     checkpoint,
@@ -406,5 +410,78 @@ async def test_a_checkpoint_that_is_lost_is_replaced_by_the_segments(tmp_path):
     told = Told()
     config = await recover(place, "again", told=told)
     assert not told.about("checkpoint: part")
+    async with running(config, tmp_path / "again") as volume:
+        assert await dump(volume) == before
+
+
+async def in_memory(place: Place) -> list[tuple[str, FaultyStore, MemoryObjects]]:
+    """The accounts of a volume copied into memory, where faults can be put before them."""
+    found = []
+    for account in place.config.accounts:
+        held = MemoryObjects(account.name)
+        for path, _ in files_of(Path(account.path)):
+            held.write(str(path.relative_to(account.path)), path.read_bytes())
+        found.append((account.name, FaultyStore(MemoryStore(held), seed=1), held))
+    return found
+
+
+def headers_in(held: MemoryObjects) -> set[str]:
+    return {key for key in held.keys("", "", 1000) if is_header_name(key)}
+
+
+@pytest.mark.parametrize("refusing", [1, 2])
+async def test_a_header_counts_when_more_accounts_take_it_than_may_fail(tmp_path, refusing):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", content(2000))
+        await flush(volume)
+    accounts = await in_memory(place)
+    before = [headers_in(held) for _, _, held in accounts]
+    told = Told()
+    stores = [(name, store) for name, store, _ in accounts]
+    found = await find_volume(stores, place.secret, told.append)
+    database = Database.open(str(tmp_path / "database"), tables=assemble.TABLES)
+    recovery = Recovery(found, place.accounts, database, told.append)
+    await recovery.fill()
+    identity = Identity.new(DeviceId(b"device 2"), os.urandom)
+    opened = recovery.join(identity, "second", random_bytes=os.urandom, wall_ns=lambda: 1)
+    assert [headers_in(held) for _, _, held in accounts] == before
+    for _, store, _ in accounts[:refusing]:
+        store.inject(Fault(FaultKind.AUTH, verbs=frozenset({"put"})))
+    if refusing == 1:
+        await recovery.put_header(opened, os.urandom)
+        assert told.about("account a0 did not take the new header")
+        assert headers_in(accounts[0][2]) == before[0]
+        for (_, _, held), old in zip(accounts[1:], before[1:], strict=True):
+            assert len(headers_in(held)) == 1
+            assert headers_in(held) != old
+    else:
+        with pytest.raises(Unreachable, match="1 of 2 accounts took the new header"):
+            await recovery.put_header(opened, os.urandom)
+        assert [headers_in(held) for _, _, held in accounts] == before
+    await database.close()
+
+
+async def test_a_volume_that_was_never_published_comes_back_empty(tmp_path):
+    place = await make_volume(tmp_path)
+    told = Told()
+    config = await recover(place, "again", told=told)
+    assert told.about("device first: has published nothing")
+    assert [one.id for one in config.accounts] == [one.id for one in place.config.accounts]
+    async with running(config, tmp_path / "again") as volume:
+        assert list(await dump(volume)) == [b"/"]
+
+
+async def test_what_the_machine_had_not_sent_is_not_there_and_nothing_else_is_missing(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        await fill(volume)
+        before = await dump(volume)
+        for number in range(3):
+            (tmp_path / f"account{number}").rename(tmp_path / f"away{number}")
+        await new_file(volume, 1, b"never sent", content(300_000))
+    for number in range(3):
+        (tmp_path / f"away{number}").rename(tmp_path / f"account{number}")
+    config = await recover(place, "again")
     async with running(config, tmp_path / "again") as volume:
         assert await dump(volume) == before
