@@ -64,6 +64,7 @@ class SparseFile:
         self._loaded = new_ranges()
         self._frozen: FrozenBytes | None = None
         self._version = 0
+        self._cuts = 0
         self._retired = False
         self._unmarking = 0
 
@@ -232,6 +233,23 @@ class SparseFile:
             if self._frozen is not None:
                 self._frozen.newer.add(offset, end)
 
+    def edit_clean(self, start: int, end: int) -> None:
+        """What is clean of the range is a local edit from now on, its bytes as they are: nobody
+        else will have them. Raises NoSpace, LocalDiskFailed."""
+        self.load(start, end)
+        with self._lock:
+            self._assert_open()
+            try:
+                self._prove(start, end)
+                for part in self._presence.clean.intersect(start, end):
+                    self._sidecar.mark(*part)
+                    self._syncing.needed = True
+                    self._presence.written(*part)
+                    if self._frozen is not None:
+                        self._frozen.newer.add(*part)
+            except OSError as error:
+                raise disk_refusal(error) from error
+
     def _put(self, offset: int, data: Buffer) -> memoryview:
         """Write, keeping what is there in the first and last group; the raw bytes."""
         end = offset + len(data)
@@ -243,13 +261,21 @@ class SparseFile:
             keep_tail=wide_end != end and self._presence.any(end, wide_end),
         )
 
-    def fill(self, offset: int, data: Buffer) -> None:
+    @property
+    def cuts(self) -> int:
+        """How often the file was cut since it was opened."""
+        return self._cuts
+
+    def fill(self, offset: int, data: Buffer, *, cuts: int | None = None) -> None:
         """Clean bytes for what is still a hole of the range; the rest is left alone. They must
-        not reach beyond the file's size. Raises NoSpace, LocalDiskFailed."""
+        not reach beyond the file's size: `cuts` is what that was when the size was looked at,
+        and after a cut since then nothing is filled. Raises NoSpace, LocalDiskFailed."""
         view = memoryview(data).cast("B")
         end = offset + len(view)
         with self._lock:
             self._assert_open()
+            if cuts is not None and cuts != self._cuts:
+                return
             try:
                 self._prove(offset, end)
                 self._version += 1
@@ -291,6 +317,7 @@ class SparseFile:
         self.load(size, size + 1)
         with self._lock:
             self._assert_open()
+            self._cuts += 1
             presence = self._presence
             try:
                 if self._frozen is not None and size < self._frozen.size:

@@ -111,7 +111,8 @@ class Capture:
     # --- freezing -----------------------------------------------------------------------------
 
     async def freeze(self, number: int) -> FrozenFile | None:
-        """The content of a file at this instant; None if there is nothing to send.
+        """The content of a file at this instant; None if there is nothing to send, or if it was
+        cut while it was completed: it is due again then.
 
         Blocks that are partly here are completed. Raises `TooFewFragments` when that cannot be
         done; the file is as before then.
@@ -120,6 +121,8 @@ class Capture:
         if file is None or file.frozen:
             return None
         await trio.to_thread.run_sync(file.sparse.prove_dirty)
+        if file.unsure:
+            await self._mend(file)
         if file.frozen or self._open_files.edited_file(number) is not file:
             return None
         row = self._namespace.by_number(number)
@@ -129,11 +132,24 @@ class Capture:
         file.frozen = True
         file.kept_since_freeze = row.size
         try:
-            await self._complete(file, frozen.frozen)
+            complete = await self._complete(file, frozen)
         except BaseException:
             self.thaw(frozen)
             raise
+        if not complete:
+            self.thaw(frozen)
+            return None
         return frozen
+
+    async def _mend(self, file: OpenFile) -> None:
+        """Make edits again that others rest on, of what lies under them. See `rests_on`."""
+        for start, end in self._open_files.rests_on(file):
+            missing = file.sparse.missing(start, end)
+            if missing and not self._filler.fill_inline(file.target, missing):
+                await self._filler.fill(file.target, self._filler.sources(file.target, missing))
+            file.sparse.edit_clean(start, end)
+            file.sparse.settle()
+        file.unsure = False
 
     def _frozen(self, file: OpenFile, row: InodeRow) -> FrozenFile:
         frozen = file.sparse.freeze(row.size)
@@ -153,15 +169,21 @@ class Capture:
             blocks,
         )
 
-    async def _complete(self, file: OpenFile, frozen: Frozen) -> None:
-        """Fill what is missing of partly dirty blocks; gaps become zeros."""
-        while missing := frozen.missing():
+    async def _complete(self, file: OpenFile, frozen: FrozenFile) -> bool:
+        """Fill what is missing of partly dirty blocks; gaps become zeros. False if the file was
+        cut meanwhile: nobody can tell any more what was to be filled in."""
+        sparse = file.sparse
+        while file.sparse is sparse and file.kept_since_freeze == frozen.size:
+            missing = frozen.frozen.missing()
+            if not missing:
+                return True
             sources = self._filler.sources(file.target, missing)
             if sources:
                 await self._filler.fill(file.target, sources)
             elif not self._filler.fill_inline(file.target, missing):
-                await trio.to_thread.run_sync(file.sparse.zero_ranges, missing)
-            file.sparse.settle()
+                await trio.to_thread.run_sync(sparse.zero_ranges, missing)
+            sparse.settle()
+        return False
 
     def thaw(self, frozen: FrozenFile) -> None:
         """It could not be sent: everything is as dirty as before."""
@@ -204,6 +226,7 @@ class Capture:
             or file.kept_since_freeze < frozen.size
             or row.size != frozen.size
         )
+        file.unsure = more and bool(inline)
         self._namespace.add_content(content, frozen_at=frozen.frozen_at, unflushed=more)
         self._blocks.apply(content)
         self._open_files.captured(file, frozen.size, more=more)

@@ -36,7 +36,8 @@ class Edit(msgspec.Struct, frozen=True, array_like=True):
 @dataclass(slots=True)
 class OpenFile:
     """An inode in use. `target.kept_bytes` is the smallest size since the version that the
-    content map shows, `kept_since_freeze` that since the last freeze."""
+    content map shows, `kept_since_freeze` that since the last freeze. `unsure`: edits may be
+    missing that `OpenFiles.rests_on` names."""
 
     number: int
     target: Target
@@ -45,6 +46,7 @@ class OpenFile:
     dirty_since: float = 0.0
     written_at: float = 0.0
     frozen: bool = False
+    unsure: bool = False
     writers: int = 0
     error: AggfsError | None = None
     expected: int = 0
@@ -118,7 +120,7 @@ class OpenFiles:
     def _resume(self, edit: Edit) -> None:
         file = self.use(edit.number)
         file.target.kept_bytes = file.kept_since_freeze = edit.kept_bytes
-        file.edited = True
+        file.edited = file.unsure = True
         self._edited[file.number] = file
         self._put_edit(file)
 
@@ -215,18 +217,31 @@ class OpenFiles:
         self._idle.pop(file.number, None)
         self._open[file.number] = file
         self._put_edit(file)
+        file.unsure = True
         self._take_inline(file)
+        file.unsure = False
         self.work.set()
 
     def _take_inline(self, file: OpenFile) -> None:
         """An inline content is edited as a whole: no later version can build on it by extents."""
         content = self._namespace.content_of(file.inode)
-        if content is not None and content.inline:
-            length = min(len(content.inline), file.target.kept_bytes, self.size(file.number))
-            if length:
-                self._filler.fill_inline(file.target, [(0, length)])
-                data, _ = file.sparse.read(0, length)
-                file.sparse.write(0, data)
+        if content is not None and content.inline and file.target.kept_bytes:
+            length = min(len(content.inline), file.target.kept_bytes)
+            self._filler.fill_inline(file.target, [(0, length)])
+            file.sparse.edit_clean(0, length)
+
+    def rests_on(self, file: OpenFile) -> list[tuple[int, int]]:
+        """The bytes of the content map that must be local edits before the next version is made:
+        an inline content, and the byte before a cut within a block. They were made so when the
+        file was edited or cut, and a loss of power may have taken that back."""
+        content, kept = self._namespace.content_of(file.inode), file.target.kept_bytes
+        if content is None or not kept:
+            return []
+        if content.inline:
+            return [(0, min(len(content.inline), kept))]
+        if kept < content.size and kept % BLOCK_BYTES:
+            return [(kept - 1, kept)]
+        return []
 
     def _put_edit(self, file: OpenFile) -> None:
         kept = min(file.target.kept_bytes, file.kept_since_freeze)

@@ -1,0 +1,101 @@
+"""Files that change while their content is on its way into stripes."""
+
+from pathlib import Path
+
+import trio
+
+from aggfs.engine.volume import Volume
+from aggfs.model import BLOCK_BYTES
+from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
+from tests.support.running import flush, make_volume, new_file, running, write
+from tests.support.stripes import content
+
+BIG = 2 * BLOCK_BYTES + 3
+
+
+async def read(volume: Volume, name: bytes) -> bytes:
+    row = volume.namespace.lookup(1, name)
+    return bytes(await volume.files.read(row.number, 0, row.size + 1))
+
+
+def slow(volume: Volume, seconds: float) -> None:
+    """Every read of an account takes so long from now on."""
+    for account in volume.parts.accounts:
+        store = FaultyStore(account.store, seed=1)
+        store.inject(Fault(FaultKind.SLOW, frozenset({"get_range"}), seconds=seconds))
+        account.store = store
+
+
+async def frozen(volume: Volume, number: int) -> None:
+    file = volume.parts.open_files.edited_file(number)
+    assert file is not None
+    with trio.fail_after(10):
+        while not file.frozen:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.001)
+
+
+async def test_a_file_that_is_emptied_while_it_is_completed_is_sent_as_it_is_then(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", content(BIG))
+        await flush(volume)
+        await volume.control("evict", {})
+        slow(volume, 0.3)
+        await write(volume, row, 10, b"edit")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush, volume)
+            await frozen(volume, row.number)
+            await volume.files.truncate(row.number, 0)
+            await write(volume, row, 3, b"new")
+            with trio.fail_after(10):
+                await flush(volume)
+        await volume.control("evict", {})
+        assert await read(volume, b"file") == b"\0\0\0new"
+
+
+async def test_a_file_that_is_cut_while_it_is_completed_is_never_sent_with_invented_zeros(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    old = content(BIG)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", old)
+        await flush(volume)
+        await volume.control("evict", {})
+        await volume.files.read(row.number, 20, 1)  # the block of the cut is here, the rest not
+        slow(volume, 0.3)
+        await write(volume, row, BLOCK_BYTES + 10, b"edit")
+        first = volume.namespace.content_of(row.inode)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush, volume)
+            await frozen(volume, row.number)
+            await volume.files.truncate(row.number, 21)
+        await flush(volume)
+        known = volume.namespace.content_of(row.inode)
+        while known.version != first.version:
+            assert known.size == 21
+            known = volume.parts.tree.version(row.inode, known.bases[0]).content
+        await volume.control("evict", {})
+        assert await read(volume, b"file") == old[:21]
+
+
+async def test_an_inline_content_stays_when_the_file_grew_while_it_was_captured(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    old = content(500)
+    async with running(place.config, place.state) as volume:
+        capture = volume.parts.flusher._capture
+        row = await new_file(volume, 1, b"file", old)
+        taken = await capture.freeze(row.number)
+        data = await capture.read_frozen(taken)
+        await volume.files.truncate(row.number, BIG)
+        capture.capture(taken, (), inline=data)
+        assert volume.files.is_dirty(row.number)
+        await flush(volume)
+        await volume.control("evict", {})
+        assert await read(volume, b"file") == old.ljust(BIG, b"\0")
+    async with running(place.config, place.state) as volume:
+        assert volume.parts.blocks.extents(row.inode, 0, 1)

@@ -1,0 +1,98 @@
+"""A loss of power: what was committed is there, what was not synced is not.
+
+The files of edits are put back as they were before the edit, beside the database of after it:
+the worst that a disk may make of writes that nobody synced.
+"""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aggfs.engine.volume import Volume
+from aggfs.model import BLOCK_BYTES
+from tests.support.running import Place, flush, make_volume, new_file, running, write
+from tests.support.stripes import content
+
+BIG = 2 * BLOCK_BYTES + 3
+
+
+@asynccontextmanager
+async def losing_power(place: Place) -> AsyncIterator[Volume]:
+    """A volume whose machine loses its power at the end of the block."""
+    before, after = place.root / "files before", place.root / "state after"
+    async with running(place.config, place.state) as volume:
+        shutil.copytree(place.state / "files", before)
+        yield volume
+        await volume.parts.database.durable()
+        shutil.copytree(place.state, after)
+    shutil.rmtree(after / "files")
+    before.rename(after / "files")
+    shutil.rmtree(place.state)
+    after.rename(place.state)
+
+
+async def read(volume: Volume, name: bytes) -> bytes:
+    row = volume.namespace.lookup(1, name)
+    return bytes(await volume.files.read(row.number, 0, row.size + 1))
+
+
+async def settled(volume: Volume) -> None:
+    """Everything in the accounts, nothing of it here."""
+    await flush(volume)
+    await volume.control("evict", {})
+
+
+@pytest.mark.parametrize("size", [5, 1000])
+async def test_a_lost_edit_of_an_inline_file_leaves_the_old_bytes(
+    tmp_path: Path, size: int
+) -> None:
+    place = await make_volume(tmp_path)
+    old = content(size, 1)
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", old)
+        await settled(volume)
+    async with losing_power(place) as volume:
+        await write(volume, volume.namespace.lookup(1, b"file"), 0, content(size, 2))
+    async with running(place.config, place.state) as volume:
+        await settled(volume)
+        assert await read(volume, b"file") == old
+        row = volume.namespace.lookup(1, b"file")
+        assert volume.namespace.content_of(row.inode).inline == old
+
+
+async def test_a_lost_edit_of_an_inline_file_that_grew_leaves_the_old_bytes(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    old = content(700, 1)
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", old)
+        await settled(volume)
+    async with losing_power(place) as volume:
+        row = volume.namespace.lookup(1, b"file")
+        await volume.files.truncate(row.number, BIG)
+    async with running(place.config, place.state) as volume:
+        await settled(volume)
+        row = volume.namespace.lookup(1, b"file")
+        assert volume.parts.blocks.extents(row.inode, 0, 1)
+        assert await read(volume, b"file") == old.ljust(BIG, b"\0")
+
+
+@pytest.mark.parametrize("size", [1, 500, 70_000, BLOCK_BYTES + 1])
+async def test_what_a_cut_removed_does_not_come_back(tmp_path: Path, size: int) -> None:
+    place = await make_volume(tmp_path)
+    old = content(BIG, 1)
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", old)
+        await settled(volume)
+    async with losing_power(place) as volume:
+        await volume.files.truncate(volume.namespace.lookup(1, b"file").number, size)
+    async with running(place.config, place.state) as volume:
+        await settled(volume)
+        assert await read(volume, b"file") == old[:size]
+        await volume.files.truncate(volume.namespace.lookup(1, b"file").number, BIG)
+        await settled(volume)
+        assert await read(volume, b"file") == old[:size].ljust(BIG, b"\0")
