@@ -154,6 +154,8 @@ class Recovery:
         placed, failed = await replace_headers(stores, opened, random_bytes)
         for account, error in failed.items():
             self._report(f"account {sources[account].name} did not take the new header: {error}")
+        for name in sorted(self._ids.keys() - {one.name for one in self._sources}):
+            self._report(f"account {name} keeps an older header, which does not know this device")
         needed = min(len(sources), opened.policy.n - opened.policy.k + 1)
         if len(placed) < needed:
             with trio.move_on_after(UNDO_SECONDS, shield=True):

@@ -115,7 +115,7 @@ class Refill:
         """The accounts that the volume has, as its devices wrote them down."""
         return {
             AccountId(row.entry.account): row.entry
-            for _, row in self.tree.all_control()
+            for _, row in self.tree.control_under(b"a")
             if isinstance(row.entry, AccountEntry) and not row.entry.removed
         }
 
@@ -214,7 +214,7 @@ class Refill:
         """A row for each stripe, with what the listings have of it."""
         used: Counter[AccountId] = Counter()
         held = {source.id: source for source in self._sources if source.id != NO_ACCOUNT}
-        for count, (_, control) in enumerate(self.tree.all_control()):
+        for count, (_, control) in enumerate(self.tree.control_under(b"s")):
             if isinstance(control.entry, PutStripe):
                 self._fill_stripe(control.entry.row, held, used)
             if count % ROWS_AT_ONCE == 0:

@@ -186,6 +186,27 @@ def test_everything_comes_back_from_the_accounts_and_the_words(user):
     user.aggfs("umount", folder)
 
 
+def test_everything_comes_back_though_an_account_is_gone(user):
+    words = words_in(user.init("photos", accounts=3).out)
+    folder = user.path / "folder"
+    folder.mkdir()
+    user.aggfs("mount", "photos", folder)
+    (folder / "photo").write_bytes(DATA)
+    user.aggfs("umount", folder)
+    for lost in ("config", "state", "account1"):
+        shutil.rmtree(user.path / lost)
+    (user.path / "words").write_text(words)
+    specs = [f"--account=a{i}={user.path}/account{i}" for i in range(3)]
+    told = user.aggfs("recover", "photos", *specs, "--words-file", user.path / "words").out
+    assert "account a1 is left out" in told
+    user.aggfs("mount", "photos", folder)
+    assert (folder / "photo").read_bytes() == DATA
+    (folder / "more").write_bytes(DATA)
+    user.aggfs("flush", folder)
+    assert [one["provider"] for one in user.json("account", "list")] == ["p0", "p1", "p2"]
+    user.aggfs("umount", folder, "--now")
+
+
 def test_a_wrong_secret_opens_and_changes_nothing(user):
     user.init("photos")
     before = [objects_of(user.path / f"account{i}") for i in range(3)]
