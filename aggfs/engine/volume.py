@@ -221,8 +221,9 @@ class Volume:
             if numbers:
                 await self.parts.flusher.flush(numbers, nursery)
             await self.parts.stripes.wait_settled()  # then one segment names all of it
-            await self._publish()
-            if not self._unflushed(wanted) and not self.namespace.waiting(wanted):
+            published = await self._publish()
+            left = self._unflushed(wanted) or self.namespace.waiting(wanted)
+            if published and not left:
                 break
             await self._wait_a_little()
         await self.parts.stripes.wait_settled()
@@ -236,11 +237,15 @@ class Volume:
         numbers = [file.number for file in self.parts.open_files.edited()]
         return [number for number in numbers if wanted is None or number in wanted]
 
-    async def _publish(self) -> None:
+    async def _publish(self) -> bool:
+        """Whether all that could be published is in the accounts: an entry that has left the
+        outbox may still wait, in a segment that too few accounts took."""
         try:
             await self.parts.publisher.publish()
         except Unreachable as error:
             logger.info("publishing is delayed: %s", error)
+            return False
+        return True
 
     async def _wait_a_little(self) -> None:
         with trio.move_on_after(FLUSH_RETRY_SECONDS):

@@ -1,0 +1,28 @@
+"""What `flush` has promised when it returns, from which `umount` and fsync=cloud follow."""
+
+from pathlib import Path
+
+import trio
+
+from tests.support.running import dump, flush, make_volume, new_file, running
+
+PATIENCE_SECONDS = 3
+
+
+async def test_flush_returns_only_when_enough_accounts_have_the_entry(tmp_path):
+    place = await make_volume(tmp_path)
+    away = [Path(account.path) for account in place.config.accounts[1:]]
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"one", b"small enough for the entry itself")
+        await flush(volume)
+        for path in away:
+            path.rename(path.with_suffix(".away"))
+        await new_file(volume, 1, b"two", b"this, too")
+        with trio.move_on_after(PATIENCE_SECONDS) as scope:
+            await volume.control("flush", {})
+        assert scope.cancelled_caught, "it is only here, and flush said that it is in the accounts"
+        for path in away:
+            path.with_suffix(".away").rename(path)
+        await flush(volume)
+        assert b"/two" in await dump(volume)
+        assert not volume.parts.publisher.pending()
