@@ -279,7 +279,7 @@ class Publisher:
         await put_all(
             parcels,
             lambda parcel: confirmed.add(parcel.account.id),
-            lambda: len(confirmed) > k,
+            lambda: len(confirmed) >= k,
         )
         pending = msgspec.structs.replace(pending, confirmed=tuple(sorted(confirmed)))
         if len(confirmed) >= min(n, len(homes)):

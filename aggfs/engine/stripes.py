@@ -77,6 +77,10 @@ class Stripes:
         state = self._blocks.stripe(sid)
         return state is not None and state.announced
 
+    def _can_be_read(self, sid: bytes) -> bool:
+        state = self._state(sid)
+        return state.confirmed_count >= state.row.k
+
     def _reached_quorum(self, state: StripeState) -> bool:
         """k + 1 of n; k while the accounts of the rest are down."""
         k, n = state.row.k, len(state.row.places)
@@ -108,9 +112,18 @@ class Stripes:
         return len(self._blocks.unfinished())
 
     async def wait_settled(self) -> None:
-        """Return when no put is under way. The caller sets the deadline."""
-        while self._busy:
+        """Return when no put is under way but to accounts that did not answer last time. The
+        caller sets the deadline."""
+        while any(self._has_hope(sid) for sid in self._busy):
             await self._changed.wait()
+
+    def _has_hope(self, sid: bytes) -> bool:
+        state = self._state(sid)
+        return not state.announced or any(
+            self._answers(place)
+            for index, place in enumerate(state.row.places)
+            if not state.confirmed >> index & 1
+        )
 
     async def wait_change(self) -> None:
         """Return when a send has ended. The caller sets the deadline."""
@@ -201,6 +214,7 @@ class Stripes:
     async def _put(self, sid: bytes, pieces: Mapping[int, list[Buffer]]) -> None:
         """One round over the missing fragments, and one more for those that can go elsewhere."""
         left = set(pieces)
+        tried: dict[int, bytes] = {}
         for _ in range(2):
             self._place_again(sid, left)
             await self._database.durable()
@@ -209,7 +223,9 @@ class Stripes:
                 self._parcel(row, index, account, pieces[index])
                 for index in sorted(left)
                 if (account := self._accounts.get(row.places[index])) is not None
+                and tried.get(index) != account.id
             ]
+            tried = {parcel.index: parcel.account.id for parcel in parcels}
             if not parcels:
                 return
 
@@ -217,7 +233,7 @@ class Stripes:
                 left.discard(parcel.index)
                 self._confirm(sid, parcel.index)
 
-            await put_all(parcels, stored, lambda: self._reached_quorum(self._state(sid)))
+            await put_all(parcels, stored, lambda: self._can_be_read(sid))
             self._check_stored(sid)
             if not left:
                 return
@@ -268,6 +284,8 @@ class Stripes:
             else:
                 self._accounts.ledger.add(account, size)
             places[index] = account
+        if tuple(places) == row.places:
+            return
         row = msgspec.structs.replace(row, places=tuple(places))
         new = StripeState(row, state.confirmed, state.announced, tuple(attempts))
         self._blocks.put_stripe(new)

@@ -15,7 +15,8 @@ from aggfs.errors import StoreError, Unreachable
 from aggfs.stores.base import Buffer
 
 PUT_SECONDS = 60.0
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 10.0  # an account that is silent for so long is paused after a few times
+LITTLE_PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +53,29 @@ async def put_all(
     """Put every parcel; returns when each was stored, failed, or is too late.
 
     Once `enough` are stored, the rest get three times as long as it took until then, and are
-    left to be caught up with: a hanging account must not hold the others up. `on_stored` and
-    `enough` run on the loop and must not raise; a failure is noted on the account. When
-    cancelled, what is under way may or may not arrive.
+    left to be caught up with: a hanging account must not hold the others up. Accounts that did
+    not answer last time get little more.
+    `on_stored` and `enough` run on the loop and must not raise; a failure is noted on the
+    account. When cancelled, what is under way may or may not arrive.
     """
     began = trio.current_time()
     waiting = {id(parcel): parcel for parcel in parcels}
     with trio.CancelScope() as scope:
 
+        def lose_patience() -> None:
+            now = trio.current_time()
+            usual = max(PATIENCE_SECONDS, 3 * (now - began))
+            hope = any(parcel.account.healthy for parcel in waiting.values())
+            scope.deadline = now + (usual if hope else LITTLE_PATIENCE_SECONDS)
+
+        if enough() and not any(parcel.account.healthy for parcel in parcels):
+            lose_patience()
+
         def stored(parcel: Parcel) -> None:
             del waiting[id(parcel)]
             on_stored(parcel)
             if scope.deadline == math.inf and enough():
-                elapsed = trio.current_time() - began
-                scope.deadline = trio.current_time() + max(PATIENCE_SECONDS, 3 * elapsed)
+                lose_patience()
 
         async with trio.open_nursery() as nursery:
             for parcel in parcels:

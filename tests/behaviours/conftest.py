@@ -15,14 +15,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 @pytest.fixture
-def stage(
-    tmp_path: Path, servers: Servers, request: pytest.FixtureRequest
-) -> Iterator[Stage]:
+def stage(tmp_path: Path, servers: Servers, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """An empty stage; what is told shows with -s, or when the test fails."""
     stage = Stage(tmp_path, servers, print)
-    try:
-        yield stage
-    except BaseException:
-        stage.close(judge=False)
-        raise
+    yield stage
     stage.close()

@@ -38,7 +38,7 @@ class Home:
         """Run one command, which must end with this exit code and without a traceback."""
         ended = subprocess.run(
             [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-            env=self._environment(),
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -76,7 +76,8 @@ class Home:
         """What daemons in the background have logged."""
         return "\n".join(path.read_text() for path in self.path.glob("state/aggfs/*/daemon.log"))
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What a command runs with."""
         changed = {"HOME": str(self.path)}
         for variable in ("CONFIG", "STATE", "DATA", "CACHE"):
             changed[f"XDG_{variable}_HOME"] = str(self.path / variable.lower())

@@ -102,7 +102,9 @@ class BucketPlace:
         self.quota = quota
 
     def spec(self) -> str:
-        return f"{self.name}=s3://{self.bucket}/{self.prefix}?{self._settings(self.server.endpoint)}"
+        return (
+            f"{self.name}=s3://{self.bucket}/{self.prefix}?{self._settings(self.server.endpoint)}"
+        )
 
     def restore_spec(self) -> str:
         settings = f"endpoint={self.server.endpoint}&region={REGION}"

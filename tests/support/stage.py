@@ -8,7 +8,7 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.support.commands import Home
 from tests.support.places import (
@@ -71,7 +71,7 @@ class Stage:
         self._volumes: list[LiveVolume] = []
         self._places = 0
 
-    def directories(self, count: int, **settings: int) -> list[DirectoryPlace]:
+    def directories(self, count: int, **settings: Any) -> list[DirectoryPlace]:
         """New directories to be accounts, each a provider of its own."""
         made = []
         for _ in range(count):
@@ -80,7 +80,7 @@ class Stage:
             made.append(DirectoryPlace(self.path / "accounts" / name, name, **settings))
         return made
 
-    def buckets(self, count: int, **settings: int) -> list[BucketPlace]:
+    def buckets(self, count: int, **settings: Any) -> list[BucketPlace]:
         """New accounts on S3 servers, each on a server of its own."""
         made = []
         for server in self._servers.some(count):
@@ -128,10 +128,10 @@ class Stage:
         self._volumes.append(volume)
         return volume
 
-    def close(self, *, judge: bool = True) -> None:
-        """Unmount everything. `judge`: nothing may have been logged that nobody expected."""
+    def close(self) -> None:
+        """Unmount everything; nothing may have been logged that nobody expected."""
         for volume in self._volumes:
             volume.close()
         unexpected = [line for volume in self._volumes for line in volume.unexpected_log()]
         shutil.rmtree(self.path / "accounts", ignore_errors=True)
-        assert not (judge and unexpected), unexpected
+        assert not unexpected, unexpected

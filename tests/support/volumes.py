@@ -120,9 +120,7 @@ class LiveVolume:
         self.words = words
         file = self.home.path / "words"
         file.write_text(words + "\n")
-        return self.aggfs(
-            "recover", self.name, *self._specs(), "--words-file", file, code=code
-        )
+        return self.aggfs("recover", self.name, *self._specs(), "--words-file", file, code=code)
 
     # --- what it does -------------------------------------------------------------------------
 
@@ -193,7 +191,9 @@ class LiveVolume:
 
     def unexpected_log(self) -> list[str]:
         """Log records of WARNING and above that nobody named, and tracebacks."""
-        lines = re.findall(r"^.* (?:WARNING|ERROR|CRITICAL) .*$|^Traceback.*$", self.log(), re.M)
+        lines = re.findall(
+            r"^.* (?:WARNING|ERROR|CRITICAL) .*$|^Traceback.*$", self.log(), re.MULTILINE
+        )
         return [line for line in lines if not any(text in line for text in self.expected_log)]
 
     def close(self) -> None:
