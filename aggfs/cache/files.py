@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 
 from aggfs.cache.database import Database
@@ -31,7 +32,8 @@ class SparseFiles:
         self._new_ranges = new_ranges
         self._known: set[tuple[int, int]] = set()
         self._lingering: dict[tuple[int, int], SparseFile] = {}
-        self._doomed: list[tuple[int, int]] = []
+        self._doomed: dict[tuple[int, int], bool] = {}  # whether that is committed
+        self._purging = threading.Lock()
         for path in (self._data, self._tails):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self._marks = Marks(os.path.join(directory, "marks"))
@@ -51,6 +53,9 @@ class SparseFiles:
         lingering = self._lingering.pop((number, generation), None)
         if lingering is not None:
             return lingering
+        if (number, generation) in self._doomed:  # left behind by a death, and given again
+            with self._purging:
+                self._delete(number, generation)
         data, tail = self._paths(number, generation)
         raw = UnitFile.open(data, cipher)
         file = SparseFile(
@@ -101,17 +106,29 @@ class SparseFiles:
         self._known.discard((number, generation))
         self._lingering.pop((number, generation), None)
         CleanSums(self._table, number, generation).discard()
-        self._database.after_commit(lambda: self._doomed.append((number, generation)))
+        self._doomed[number, generation] = False
+        self._database.after_commit(lambda: self._may_go(number, generation))
+
+    def _may_go(self, number: int, generation: int) -> None:
+        if (number, generation) in self._doomed:
+            self._doomed[number, generation] = True
 
     def purge(self) -> None:
         """In a worker: delete the files whose removal is committed. Raises OSError."""
-        while self._doomed:
-            number, generation = self._doomed.pop()
-            # The marks go first: marks without their bytes would be edits that never were.
-            self._marks.discard(number, generation)
-            for path in reversed(self._paths(number, generation)):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        for key, committed in list(self._doomed.items()):
+            with self._purging:
+                if committed:
+                    self._delete(*key)
+
+    def _delete(self, number: int, generation: int) -> None:
+        if (number, generation) not in self._doomed:
+            return
+        # The marks go first: marks without their bytes would be edits that never were.
+        self._marks.discard(number, generation)
+        for path in reversed(self._paths(number, generation)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        del self._doomed[number, generation]
 
     def sweep(self, limit: int = 1000) -> bool:
         """Loop: delete some rows of removed files; whether there may be more."""
@@ -122,8 +139,14 @@ class SparseFiles:
         return self._marks.tenants()
 
     def all(self) -> Iterator[tuple[int, int]]:
-        """(number, generation) of all files: at a start, to remove those nobody knows."""
-        yield from sorted({*self._marks.tenants(), *map(_parse, os.listdir(self._data))})
+        """(number, generation) of all files."""
+        yield from sorted({*self._marks.tenants(), *self.stored()})
+
+    def stored(self) -> list[tuple[int, int]]:
+        """In a worker: (number, generation) of the files that have bytes here, but for those
+        that are about to go: at a start, to remove what nobody knows."""
+        found = map(_parse, os.listdir(self._data))
+        return [key for key in found if key not in self._doomed]
 
     def usage(self) -> list[tuple[int, int, int]]:
         """In a worker: (time of the last change in ns, number, bytes on the disk) of each file."""

@@ -217,6 +217,10 @@ class Namespace(Attributes):
             self._tree.drop_inode(row.inode)
         self._orphans.delete(row.inode)
 
+    def is_gone(self, row: InodeRow) -> bool:
+        """Whether nobody can reach this inode any more, and it was dropped."""
+        return row.nlink == 0 and self._orphans.get(row.inode) is None
+
     def drop_orphans(self) -> None:
         """Drop what was unlinked and still open when the daemon stopped."""
         for inode, _ in self._orphans.scan(b""):

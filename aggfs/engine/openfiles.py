@@ -23,6 +23,7 @@ from aggfs.model import BLOCK_BYTES, InodeRow
 
 TABLES = ("edits",)
 IDLE_LIMIT = 256
+LOOKED_AT = 100
 FOREVER_BLOCKS = 1 << 62
 
 
@@ -174,6 +175,17 @@ class OpenFiles:
             self._sparse_files.remove(file.sparse)
         elif row.size or row.heads or row.generation:
             self._sparse_files.remove_unopened(row.number, row.generation)
+
+    async def remove_unknown(self) -> None:
+        """Once, some time after a start: remove the sparse files that no row knows. The last stop
+        came before they were deleted."""
+        stored = await trio.to_thread.run_sync(self._sparse_files.stored)
+        for count, (number, generation) in enumerate(stored):
+            row = self._row_of(number)
+            if row is None or row.generation != generation or self._namespace.is_gone(row):
+                self._sparse_files.remove_unopened(number, generation)
+            if count % LOOKED_AT == 0:
+                await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """Close every sparse file: the volume stops. Edits are found again at the next start."""

@@ -30,6 +30,7 @@ from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
 
 SPACE_SECONDS = 60.0
+DELETE_SECONDS = 5.0
 FLUSH_RETRY_SECONDS = 0.5
 STATFS_SECONDS = 1.0
 SWEPT_ROWS = 200
@@ -95,6 +96,7 @@ class Volume:
                         nursery.start_soon(self.jobs.keep, "publishing", parts.publisher.run)
                         nursery.start_soon(self.jobs.keep, "checkpoints", parts.checkpointer.run)
                         nursery.start_soon(self.jobs.keep, "tidying", self._tidy)
+                        nursery.start_soon(self.jobs.keep, "deleting", self._delete)
                         task_status.started()
                 finally:
                     with trio.CancelScope(shield=True):
@@ -122,15 +124,21 @@ class Volume:
             await account.store.aclose()
 
     async def _tidy(self) -> None:
-        """Now and then: ask accounts that can tell how much room they have, and delete what is
-        left of files that are gone, and keep the local copies within their limit."""
+        """Now and then: ask accounts that can tell how much room they have, and keep the local
+        copies within their limit."""
         while True:
             await self.parts.accounts.ask_space()
-            await trio.to_thread.run_sync(self.parts.sparse_files.purge)
             await self.parts.local.keep_within(self.parts.cache_limit_bytes)
             while self.parts.sparse_files.sweep(SWEPT_ROWS):
                 await self.parts.database.durable()
             await trio.sleep(SPACE_SECONDS)
+
+    async def _delete(self) -> None:
+        """Give back the local room of files that are gone, also of those of the last run."""
+        await self.parts.open_files.remove_unknown()
+        while True:
+            await trio.to_thread.run_sync(self.parts.sparse_files.purge)
+            await trio.sleep(DELETE_SECONDS)
 
     # --- what the mount asks ------------------------------------------------------------------
 
