@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
-from aggfs.engine import publish, report
+from aggfs.engine import attend, publish, report
 from aggfs.engine.accounts import Account, Accounts, Ledger
+from aggfs.engine.attend import Attendant, HeaderRows
 from aggfs.engine.capture import Capture
 from aggfs.engine.change import Changes, Surroundings
 from aggfs.engine.checkpoint import Checkpointer
@@ -68,6 +69,7 @@ from aggfs.sync.order import ready
 
 TABLES = (
     *account_tables.TABLES,
+    *attend.TABLES,
     *block_tables.TABLES,
     *file_tables.TABLES,
     *attribute_tables.TABLES,
@@ -112,6 +114,7 @@ async def create_volume(config: Config, state_directory: str, *, secrets: Sequen
     volume = open_volume(config, state_directory)
     for account, (key, size) in placed.items():
         volume.parts.accounts.ledger.put_object(account, key, size)
+        HeaderRows(volume.parts.database).put(account, opened.generation)
     volume.namespace.add_control(member)
     for one in config.accounts:
         volume.namespace.add_control(account_entry(one))
@@ -382,7 +385,16 @@ class _Assembly:
             keep_header=partial(save_header, self.state),
             random_bytes=os.urandom,
         )
-        volume = Volume(parts, {**VERBS, **Changes(self.opened, surroundings).verbs()})
+        changes = Changes(self.opened, surroundings)
+        attendant = Attendant(self.accounts, self.database, lambda: changes.header, os.urandom)
+        jobs = {"attending to accounts": attendant.run}
+
+        async def look(volume: Volume, arguments: Mapping[str, object]) -> dict[str, object]:
+            """Ask the accounts that are away whether they are back, now."""
+            await attendant.look()
+            return await report.status(volume, arguments)
+
+        volume = Volume(parts, {**VERBS, **changes.verbs(), "look": look}, jobs)
         self.files.wait_for_accounts(
             volume.store,
             at_fsync=self.config.mount.fsync == "cloud",

@@ -2,7 +2,8 @@
 
 A change of the ways in is a new generation of the header. It is put on the accounts first, then
 kept here, then the older generations are deleted: whenever this is cut short, every account has a
-header that opens. An account that is away keeps its older header, and the answer names it.
+header that opens. An account that is away keeps its older header until it is back (see
+`aggfs.engine.attend`), and the answer names it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 
 import trio
 
-from aggfs.coding.keys import is_header_name
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot
 from aggfs.engine.accounts import Account
+from aggfs.engine.attend import HeaderRows, forget_older_headers
 from aggfs.engine.audit import audit_complete_copies
 from aggfs.engine.headers import put_header, replace_headers
 from aggfs.engine.volume import Volume
-from aggfs.errors import BadConfig, NoEntry, StoreError, Unreachable
+from aggfs.errors import BadConfig, NoEntry, Unreachable
 from aggfs.formats.header import SlotKind
 from aggfs.model import AccountEntry, AccountId
 
@@ -42,6 +43,11 @@ class Changes:
         self._opened = opened
         self._around = surroundings
         self._lock = trio.Lock()
+
+    @property
+    def header(self) -> OpenedHeader:
+        """The newest generation that this device knows."""
+        return self._opened
 
     def verbs(self) -> Mapping[str, Callable[[Volume, Arguments], Awaitable[Answer]]]:
         """By the names under which commands ask for them."""
@@ -73,6 +79,7 @@ class Changes:
             )
             parts.accounts.add(account)
             parts.accounts.ledger.put_object(account.id, key, size)
+            HeaderRows(parts.database).put(account.id, self._opened.generation)
             parts.namespace.add_control(
                 AccountEntry(
                     account.id, account.name, account.provider, account.quota_bytes, removed=False
@@ -165,25 +172,19 @@ class Changes:
             )
         await trio.to_thread.run_sync(self._around.keep_header, opened)
         self._opened = opened
-        for account, (key, size) in placed.items():
-            await self._forget_older(volume, AccountId(account), key)
-            parts.accounts.ledger.put_object(AccountId(account), key, size)
+        for account, error in failed.items():
+            known = parts.accounts.get(account)
+            if known is not None:
+                known.failed(error)
+        rows = HeaderRows(parts.database)
+        for one in parts.accounts:
+            if bytes(one.id) in placed:
+                key, size = placed[bytes(one.id)]
+                parts.accounts.ledger.put_object(one.id, key, size)
+                rows.put(one.id, opened.generation)
+                await forget_older_headers(one, parts.accounts.ledger, key)
         await parts.database.durable()
         return [one.name for one in parts.accounts if bytes(one.id) in failed]
-
-    async def _forget_older(self, volume: Volume, account: AccountId, newest: str) -> None:
-        """Delete the headers of older generations. One that stays is deleted with the next."""
-        found = volume.parts.accounts.get(account)
-        ledger = volume.parts.accounts.ledger
-        for key, _ in ledger.objects(account):
-            if found is None or key == newest or not is_header_name(key):
-                continue
-            try:
-                await found.store.delete(key)
-            except StoreError as error:
-                found.failed(error)
-            else:
-                ledger.drop_object(account, key)
 
 
 def _secret_of(arguments: Arguments) -> Secret:

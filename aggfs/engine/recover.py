@@ -16,6 +16,7 @@ from aggfs.cache.outbox import Outbox
 from aggfs.coding.slots import OpenedHeader, Secret
 from aggfs.config import AccountConfig, Config, Size
 from aggfs.engine.accounts import Ledger
+from aggfs.engine.attend import HeaderRows
 from aggfs.engine.headers import replace_headers
 from aggfs.engine.identity import Identity
 from aggfs.engine.refill import Refill
@@ -165,6 +166,7 @@ class Recovery:
         ledger = Ledger(self._database)
         for account, (key, size) in placed.items():
             ledger.put_object(AccountId(account), key, size)
+            HeaderRows(self._database).put(account, opened.generation)
             await self._forget_older(sources[account], opened, ledger)
         await self._database.durable()
 

@@ -19,7 +19,7 @@ from aggfs.engine.checkpoint import Checkpointer
 from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.flush import Flusher
-from aggfs.engine.jobs import Jobs
+from aggfs.engine.jobs import Job, Jobs
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
@@ -70,13 +70,17 @@ class Parts:
 class Volume:
     """See `Parts`. `verbs` are what commands may ask, beside `flush`."""
 
-    def __init__(self, parts: Parts, verbs: Mapping[str, Verb]) -> None:
+    def __init__(
+        self, parts: Parts, verbs: Mapping[str, Verb], jobs: Mapping[str, Job] | None = None
+    ) -> None:
+        """`jobs` run in the background beside those of the parts."""
         self.parts = parts
         self.namespace = parts.namespace
         self.files = parts.files
         self._verbs = verbs
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs()
+        self._more_jobs = jobs or {}
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
 
     # --- life ---------------------------------------------------------------------------------
@@ -97,6 +101,8 @@ class Volume:
                         nursery.start_soon(self.jobs.keep, "checkpoints", parts.checkpointer.run)
                         nursery.start_soon(self.jobs.keep, "tidying", self._tidy)
                         nursery.start_soon(self.jobs.keep, "deleting", self._delete)
+                        for name, job in self._more_jobs.items():
+                            nursery.start_soon(self.jobs.keep, name, job)
                         task_status.started()
                 finally:
                     with trio.CancelScope(shield=True):
