@@ -35,6 +35,7 @@ SETTINGS_OF = {
     },
 }
 REQUIRED_OF = {"directory": ("path",), "memory": (), "s3": ("bucket",)}
+READ_DEADLINE_MINIMUM_SECONDS = 10  # some of them are needed to decode, and to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +368,8 @@ def _mount_faults(mount: MountConfig) -> Iterator[str]:
         value = getattr(mount, setting)
         if value not in ("local", "cloud"):
             yield f"mount.{setting}: must be 'local' or 'cloud', not {value!r}"
-    if mount.read_deadline_seconds < 1:
-        yield "mount.read_deadline_seconds: must be at least 1"
+    if mount.read_deadline_seconds < READ_DEADLINE_MINIMUM_SECONDS:
+        yield f"mount.read_deadline_seconds: must be at least {READ_DEADLINE_MINIMUM_SECONDS}"
     if mount.staging_limit_bytes < 64 << 20:
         yield "mount.staging_limit: must be at least 64 MiB"
 

@@ -107,7 +107,7 @@ configs = st.builds(
         staging_limit_bytes=sizes.map(lambda size: Size(size + (64 << 20))),
         fsync=st.sampled_from(["local", "cloud"]),
         close=st.sampled_from(["local", "cloud"]),
-        read_deadline_seconds=st.integers(1, 1000),
+        read_deadline_seconds=st.integers(10, 1000),
         allow_other=st.booleans(),
     ),
 )
@@ -155,7 +155,7 @@ def test_a_good_configuration_is_read_with_its_defaults():
         ("k = 2", 'k = 2\ncompression = "rar"', "classes[0]: class 'default': 2-of-3: unknown co"),
         ('fsync = "cloud"', 'fsync = "maybe"', "mount.fsync: must be 'local' or 'cloud', not 'm"),
         ('fsync = "cloud"', 'staging_limit = "1 MiB"', "mount.staging_limit: must be at least 64"),
-        ('fsync = "cloud"', "read_deadline_seconds = 0", "mount.read_deadline_seconds: must be at"),
+        ('fsync = "cloud"', "read_deadline_seconds = 9", "mount.read_deadline_seconds: must be at"),
         ('fsync = "cloud"', "allow_other = 1", "mount.allow_other: must be true or false, not 1"),
         ('name = "cloud"', 'name = "a/b"', "name: 'a/b' cannot name a volume"),
         ('name = "cloud"', "", "name: is missing"),
