@@ -43,6 +43,7 @@ from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher, Writer
 from aggfs.engine.recover import Recovery, find_volume
+from aggfs.engine.repair import Repairs
 from aggfs.engine.room import Bounds, Room
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Parts, Volume
@@ -226,11 +227,12 @@ class _Assembly:
             random_bytes=os.urandom,
             on_dropped=lambda row: self.open_files.forget(row),
         )
+        self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging)
         self.fetcher = Fetcher(
             keys,
             self.accounts,
             self.staging,
-            on_damage=lambda sid, index: None,
+            on_damage=self.repairs.note,
             deadline_seconds=config.mount.read_deadline_seconds - 5,
         )
         filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
@@ -374,6 +376,7 @@ class _Assembly:
             open_files=self.open_files,
             local=self.local,
             stripes=self.stripes,
+            repairs=self.repairs,
             flusher=flusher,
             publisher=self.publisher,
             checkpointer=self.checkpointer,

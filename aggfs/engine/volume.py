@@ -24,6 +24,7 @@ from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher
+from aggfs.engine.repair import Repairs
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
@@ -60,6 +61,7 @@ class Parts:
     open_files: OpenFiles
     local: LocalCopies
     stripes: Stripes
+    repairs: Repairs
     flusher: Flusher
     publisher: Publisher
     checkpointer: Checkpointer
@@ -97,6 +99,7 @@ class Volume:
                         flusher = partial(parts.flusher.run, nursery)
                         nursery.start_soon(self.jobs.keep, "uploading", parts.stripes.run)
                         nursery.start_soon(self.jobs.keep, "flushing", flusher)
+                        nursery.start_soon(self.jobs.keep, "repair", parts.repairs.run)
                         nursery.start_soon(self.jobs.keep, "publishing", parts.publisher.run)
                         nursery.start_soon(self.jobs.keep, "checkpoints", parts.checkpointer.run)
                         nursery.start_soon(self.jobs.keep, "tidying", self._tidy)

@@ -1,0 +1,216 @@
+"""Making fragments again that are damaged, lost, or were never put.
+
+Theory of operation. A read that meets a bad fragment says so (`note`): its bit among the confirmed
+ones goes, and with that the stripe is unfinished. Unfinished stripes that are still staged are
+the business of `engine.stripes`; all others are brought in from k good fragments and coded anew,
+which gives the same bytes, and what is missing is put where its row says. The rows are the list
+of what is to be done: it survives restarts, and a recovery leaves its own there.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+import trio
+
+from aggfs.cache.blocks import Blocks, StripeState
+from aggfs.cache.staging import Staging
+from aggfs.coding import codec
+from aggfs.coding.keys import VolumeKeys
+from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.upload import PUT_SECONDS
+from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
+from aggfs.formats.fragment import Kind
+from aggfs.formats.record import Buffer
+from aggfs.model import Layout
+
+GET_SECONDS = 60.0
+PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
+logger = logging.getLogger(__name__)
+
+
+class Repairs:
+    """The stripes that lack fragments and are no longer staged here. On the loop."""
+
+    def __init__(
+        self, keys: VolumeKeys, accounts: Accounts, blocks: Blocks, staging: Staging
+    ) -> None:
+        self._keys = keys
+        self._accounts = accounts
+        self._blocks = blocks
+        self._staging = staging
+        self._bad: set[tuple[bytes, int]] = set()  # what lies there is not to be believed
+        self._work = trio.Event()
+
+    def note(self, sid: bytes, index: int) -> None:
+        """A read found fragment `index` damaged or lost. No await."""
+        state = self._blocks.stripe(sid)
+        if state is None or not state.confirmed >> index & 1:
+            return
+        self._bad.add((sid, index))
+        self._blocks.put_stripe(
+            msgspec.structs.replace(state, confirmed=state.confirmed & ~(1 << index))
+        )
+        self._work.set()
+
+    async def run(self) -> None:
+        """Repair what can be repaired, for ever; less and less often in vain."""
+        pause = PAUSE_SECONDS
+        while True:
+            before = len(self._todo())
+            await self.repair_all()
+            left = len(self._todo())
+            pause = PAUSE_SECONDS if left < before else min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._work = trio.Event()
+            with trio.move_on_after(pause):
+                await self._work.wait()
+            await trio.sleep(0.1 if self._work.is_set() else 0)
+
+    def _todo(self) -> list[bytes]:
+        return [sid for sid in self._blocks.unfinished() if sid not in self._staging]
+
+    async def repair_all(self) -> None:
+        """One round. Never raises for an account's fault."""
+        for sid in self._todo():
+            try:
+                await self.repair(sid)
+            except (StoreError, Damaged, TooFewFragments) as error:
+                logger.info("repair of stripe %s must wait: %s", sid.hex(), error)
+
+    async def repair(self, sid: bytes) -> None:
+        """Bring the missing fragments of a stripe back, as far as their accounts answer.
+
+        Raises `TooFewFragments` where k good ones cannot be had now. May be cancelled: what was
+        put and not confirmed is put again, the same bytes.
+        """
+        missing = {
+            index: account
+            for index, account in self._missing(sid).items()
+            if not await self._is_there(sid, index, account)
+        }
+        if not missing:
+            return
+        good = await self._good_fragments(sid)
+        made = await trio.to_thread.run_sync(self._make, self._state(sid), good, tuple(missing))
+        for index, account in missing.items():
+            await self._put(sid, index, account, made[index])
+
+    def _state(self, sid: bytes) -> StripeState:
+        state = self._blocks.stripe(sid)
+        if state is None:
+            raise Damaged(f"stripe {sid.hex()} has no row")
+        return state
+
+    def _missing(self, sid: bytes) -> dict[int, Account]:
+        """The fragments that are not confirmed, and the accounts that should have them."""
+        state = self._state(sid)
+        found = {}
+        for index, place in enumerate(state.row.places):
+            account = self._accounts.get(place)
+            if account is not None and not state.confirmed >> index & 1:
+                found[index] = account
+        return found
+
+    def _name(self, state: StripeState, index: int, account: Account) -> str:
+        return self._keys.fragment_name(state.row.epoch, state.row.sid, index, account.id)
+
+    async def _is_there(self, sid: bytes, index: int, account: Account) -> bool:
+        """Whether it lies there after all, and nobody found it bad: it is confirmed then."""
+        if (sid, index) in self._bad:
+            return False
+        state = self._state(sid)
+        try:
+            with _noting(account), trio.fail_after(GET_SECONDS):
+                found = await account.store.head(self._name(state, index, account))
+        except NotFound:
+            return False
+        if found.size_bytes != codec.fragment_bytes(state.row.sealed_bytes, state.row.k):
+            return False
+        self._confirm(sid, index)
+        return True
+
+    async def _good_fragments(self, sid: bytes) -> Mapping[int, bytes]:
+        """k whole fragments that are what they should be."""
+        state = self._state(sid)
+        good: dict[int, bytes] = {}
+        failures: list[Exception] = []
+        held = [
+            (account.cost(), index, account)
+            for index, place in enumerate(state.row.places)
+            if state.confirmed >> index & 1 and (account := self._accounts.get(place))
+        ]
+        for _, index, account in sorted(held, key=lambda one: one[:2]):
+            try:
+                with _noting(account), trio.fail_after(GET_SECONDS):
+                    data = await account.store.get(self._name(state, index, account))
+                await trio.to_thread.run_sync(self._check, state, index, data)
+            except (NotFound, Damaged) as error:
+                self.note(sid, index)
+                failures.append(error)
+            except StoreError as error:
+                failures.append(error)
+            else:
+                good[index] = data
+                if len(good) == state.row.k:
+                    return good
+        text = f"{len(good)} of {state.row.k} fragments are good"
+        raise TooFewFragments(text, tuple(failures))
+
+    def _check(self, state: StripeState, index: int, data: bytes) -> None:
+        """In a worker: every cell of a fragment."""
+        row = state.row
+        for block in range(len(row.sealed_bytes)):
+            start, length = codec.cell_range(row.sealed_bytes, row.k, block)
+            cell = memoryview(data)[start : start + length]
+            codec.check_cell(self._keys, row, index, block, cell)
+
+    def _make(
+        self, state: StripeState, good: Mapping[int, bytes], wanted: tuple[int, ...]
+    ) -> Mapping[int, list[Buffer]]:
+        """In a worker: the missing fragments, the same bytes as ever."""
+        row = state.row
+        sealed = codec.join_stripe(self._keys, row, Kind.DATA, good)
+        return codec.encode_fragments(
+            self._keys,
+            sealed,
+            k=row.k,
+            n=len(row.places),
+            layout=Layout(row.layout),
+            indices=wanted,
+        )
+
+    async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
+        with _noting(account), trio.fail_after(PUT_SECONDS):
+            await account.store.put(self._name(self._state(sid), index, account), pieces)
+        self._bad.discard((sid, index))
+        self._confirm(sid, index)
+        logger.info(
+            "fragment %d of stripe %s is whole again at account %s", index, sid.hex(), account.name
+        )
+
+    def _confirm(self, sid: bytes, index: int) -> None:
+        state = self._state(sid)
+        self._blocks.put_stripe(
+            msgspec.structs.replace(state, confirmed=state.confirmed | 1 << index)
+        )
+
+
+@contextmanager
+def _noting(account: Account) -> Iterator[None]:
+    """Whether the account answers is noted; silence is `Unreachable`."""
+    try:
+        yield
+    except NotFound:
+        account.answered()
+        raise
+    except StoreError as error:
+        account.failed(error)
+        raise
+    except trio.TooSlowError:
+        silence = Unreachable(f"account {account.name} does not answer")
+        account.failed(silence)
+        raise silence from None
+    else:
+        account.answered()
