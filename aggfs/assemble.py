@@ -37,7 +37,7 @@ from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
 from aggfs.engine.headers import put_on_all
-from aggfs.engine.identity import Identity, load_header, save_header
+from aggfs.engine.identity import Identity, keep_cache_form, load_header, save_header
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
@@ -186,6 +186,7 @@ def open_volume(config: Config, state_directory: str) -> Volume:
     keys = VolumeKeys(opened.keyring, suite=opened.policy.suite)
     database = Database.open(str(state / "database"), tables=TABLES)
     try:
+        keep_cache_form(state, encrypted=config.mount.cache_encryption)
         return _Assembly(config, state, identity, opened, keys, database).volume()
     except BaseException:
         database.abandon()

@@ -19,6 +19,7 @@ from aggfs.model import DeviceId, Member
 
 FILE_NAME = "device.key"
 HEADER_NAME = "header"
+CACHE_FORM_NAME = "cache-encryption"
 LOCAL_ACCOUNT = bytes(8)  # what the local copy of a header says of where it lies
 _LEAD = "aggfs-device-1"
 _LENGTHS = (8, 32, 32)
@@ -97,6 +98,26 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def keep_cache_form(state_directory: Path, *, encrypted: bool) -> None:
+    """Note at the first start whether local copies of files are encrypted, and hold it to that:
+    read in the other form, all of them would be noise that nobody could tell from content.
+
+    Raises `BadConfig` when the setting was changed since.
+    """
+    path = state_directory / CACHE_FORM_NAME
+    word, other = ("true", "false") if encrypted else ("false", "true")
+    try:
+        noted = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        write_private(path, f"{word}\n".encode())
+        return
+    if noted != word:
+        raise BadConfig(
+            f"mount.cache_encryption: this machine's local copies were made with {other};"
+            " it can be chosen only where a volume is new to a machine"
+        )
 
 
 def save_header(state_directory: Path, opened: OpenedHeader) -> None:
