@@ -203,9 +203,11 @@ def with_mount_options(config: Config, options: Mapping[str, str]) -> Config:
 
 
 def _read_option(text: str) -> bool | int | str:
-    """A bare name (empty text) means true."""
-    if text in ("", "true", "false"):
-        return text != "false"
+    """A bare name (empty text) means true; "on" and "yes" do, too."""
+    if text in ("", "true", "on", "yes"):
+        return True
+    if text in ("false", "off", "no"):
+        return False
     return int(text) if text.isdecimal() else text
 
 

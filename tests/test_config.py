@@ -236,6 +236,11 @@ def test_options_of_one_mount_replace_its_settings():
     assert replace(changed, mount=config.mount) == config
 
 
+@pytest.mark.parametrize(("word", "meant"), [("on", True), ("yes", True), ("off", False)])
+def test_a_switch_of_one_mount_is_on_or_off(word, meant):
+    assert with_mount_options(parse(GOOD), {"xattrs": word}).mount.xattrs is meant
+
+
 @pytest.mark.parametrize(
     ("option", "value", "fault"),
     [
