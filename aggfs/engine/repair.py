@@ -59,14 +59,13 @@ class Repairs:
         """Repair what can be repaired, for ever; less and less often in vain."""
         pause = PAUSE_SECONDS
         while True:
+            self._work = trio.Event()
             before = len(self._todo())
             await self.repair_all()
             left = len(self._todo())
             pause = PAUSE_SECONDS if left < before else min(2 * pause, LONGEST_PAUSE_SECONDS)
-            self._work = trio.Event()
             with trio.move_on_after(pause):
                 await self._work.wait()
-            await trio.sleep(0.1 if self._work.is_set() else 0)
 
     def _todo(self) -> list[bytes]:
         return [sid for sid in self._blocks.unfinished() if sid not in self._staging]

@@ -1,4 +1,4 @@
-"""A stage for each test, on S3 servers that all share: a server that a test breaks it also mends."""
+"""A stage for each test; the S3 servers are shared: who breaks one mends it."""
 
 from collections.abc import Iterator
 from pathlib import Path

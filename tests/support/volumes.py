@@ -6,13 +6,16 @@ import re
 import select
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from aggfs.cli.client import call
 from aggfs.daemon.mountpoint import mounted_at
+from aggfs.daemon.rendezvous import socket_path
 from tests.support.commands import Home, words_in
 from tests.support.places import Place
 
@@ -64,7 +67,7 @@ class LiveVolume:
         self._watch(self.pid)
 
     def _watch(self, pid: int) -> None:
-        """A call into a folder that never answers cannot be interrupted; it ends with the daemon."""
+        """A call into a folder that never answers ends only with the daemon."""
         self._unwatch()
         self._guardian = threading.Timer(LIFETIME_SECONDS, _kill, (pid,))
         self._guardian.daemon = True
@@ -84,16 +87,20 @@ class LiveVolume:
         """Everything, or one path, into the accounts."""
         self.aggfs("flush", *([path] if path else ["--volume", self.name]))
 
+    def ask(self, verb: str) -> dict[str, Any]:
+        """The daemon itself: what a command would ask, without starting one."""
+        return dict(call(socket_path(str(self.state)), verb))
+
     def evict(self) -> None:
         """Nothing of the files stays here: not in the cache, not in the kernel."""
-        self.aggfs("evict", "--volume", self.name)
+        self.ask("evict")
         for directory, _, names in os.walk(self.folder):
             for name in names:
                 _drop_pages(Path(directory) / name)
 
     def status(self) -> dict[str, Any]:
-        """What `aggfs status --json` says."""
-        return dict(json.loads(self.aggfs("status", self.name, "--json")))
+        """What `aggfs status --json` says, but for the folder."""
+        return self.ask("status")
 
     def explained(self, command: str, path: Path) -> dict[str, Any]:
         """`where`, `why` or `holes` of a path."""
@@ -206,7 +213,7 @@ class LiveVolume:
         for _ in range(5):
             if done or mounted_at(folder) is None:
                 return
-            os.spawnlp(os.P_WAIT, "fusermount3", "fusermount3", "-u", "-z", folder)
+            subprocess.run(["fusermount3", "-u", "-z", folder], check=False, timeout=WAIT_SECONDS)
 
     def _end(self) -> bool:
         try:
