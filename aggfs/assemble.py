@@ -24,9 +24,9 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume
 from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
+from aggfs.engine import attend, publish, report
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
-from aggfs.engine import attend, publish, report
 from aggfs.engine.accounts import Account, Accounts, Ledger
 from aggfs.engine.attend import Attendant, HeaderRows
 from aggfs.engine.capture import Capture
@@ -236,7 +236,7 @@ class _Assembly:
             on_damage=self.repairs.note,
             deadline_seconds=config.mount.read_deadline_seconds - 5,
         )
-        filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
+        filler = self.filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
         self.open_files = OpenFiles(
             database,
             self.namespace,
@@ -372,7 +372,7 @@ class _Assembly:
             accounts=self.accounts,
             policy=self.policy,
             namespace=self.namespace,
-            fetcher=self.fetcher,
+            filler=self.filler,
             files=self.files,
             open_files=self.open_files,
             local=self.local,

@@ -64,7 +64,7 @@ class SparseFile:
         self._loaded = new_ranges()
         self._frozen: FrozenBytes | None = None
         self._version = 0
-        self._cuts = 0
+        self._removals = 0
         self._retired = False
         self._unmarking = 0
 
@@ -262,19 +262,19 @@ class SparseFile:
         )
 
     @property
-    def cuts(self) -> int:
-        """How often the file was cut since it was opened."""
-        return self._cuts
+    def removals(self) -> int:
+        """How often bytes of the file were cut off or evicted."""
+        return self._removals
 
-    def fill(self, offset: int, data: Buffer, *, cuts: int | None = None) -> None:
+    def fill(self, offset: int, data: Buffer, *, removals: int | None = None) -> None:
         """Clean bytes for what is still a hole of the range; the rest is left alone. They must
-        not reach beyond the file's size: `cuts` is what that was when the size was looked at,
-        and after a cut since then nothing is filled. Raises NoSpace, LocalDiskFailed."""
+        not reach beyond the file's size: `removals` is what that was when the size was looked at,
+        and after a later one nothing is filled. Raises NoSpace, LocalDiskFailed."""
         view = memoryview(data).cast("B")
         end = offset + len(view)
         with self._lock:
             self._assert_open()
-            if cuts is not None and cuts != self._cuts:
+            if removals is not None and removals != self._removals:
                 return
             try:
                 self._prove(offset, end)
@@ -317,7 +317,7 @@ class SparseFile:
         self.load(size, size + 1)
         with self._lock:
             self._assert_open()
-            self._cuts += 1
+            self._removals += 1
             presence = self._presence
             try:
                 if self._frozen is not None and size < self._frozen.size:
@@ -341,6 +341,7 @@ class SparseFile:
         self.load(start, end)
         with self._lock:
             self._version += 1
+            self._removals += 1
             gone = self._presence.forget(start, end)
         self.settle()
         return gone

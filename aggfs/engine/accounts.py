@@ -92,6 +92,10 @@ class Account:
         if seconds is not None:
             self.latency_seconds += LATENCY_WEIGHT * (seconds - self.latency_seconds)
 
+    def was_late(self, seconds: float) -> None:
+        """A read was given up after so many seconds: the next one may take as long."""
+        self.latency_seconds = max(self.latency_seconds, seconds)
+
     def failed(self, error: StoreError) -> None:
         """A call was not answered, or the account said no."""
         self.last_error = str(error) or type(error).__name__

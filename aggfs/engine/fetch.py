@@ -1,16 +1,16 @@
 """Bringing blocks in: k range reads of cells, checked, decoded, opened.
 
 All accounts that hold a fragment are ranked by what the next read costs there; the best k are
-asked. When one fails, or is later than the hedge delay, the next is asked as well; the first k
-good answers win and the rest are cancelled. A cell whose MAC is wrong names its account, counts
-as a failure, and is never used.
+asked. When one fails, or is late (see `hedging`), the next is asked as well; the first k good
+answers win and the rest are cancelled. A cell whose MAC is wrong names its account, counts as a
+failure, and is never used.
 """
 
 import logging
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -18,15 +18,17 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
-from aggfs.errors import AggfsError, Paused, StoreError, TooFewFragments
+from aggfs.engine.hedging import SILENT_SECONDS, Hedging
+from aggfs.engine.pool import Pool
+from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import StripeRow
 
 DEADLINE_SECONDS = 25.0
-HEDGE_SECONDS = 0.25
 WAKE_SECONDS = 0.1
-WORKERS = 4
+DECODERS = 2
+EXPLORE_EVERY = 64
 logger = logging.getLogger(__name__)
 
 Candidate = tuple[int, Account, str]  # fragment, who holds it, under which key
@@ -55,20 +57,32 @@ class Run:
 
 @dataclass(slots=True)
 class _Race:
-    """One run being gathered: who can still be asked, who was left alone, what came, what
-    failed."""
+    """One run being gathered: who can still be asked, who is asked and since when, whose answer
+    is late (another is asked in its place), who may not be hedged, who was left alone, what
+    came, what failed."""
 
     waiting: list[Candidate]
+    asked: dict[int, float] = field(default_factory=dict)
+    late: set[int] = field(default_factory=set)
+    endured: set[int] = field(default_factory=set)
     paused: list[Candidate] = field(default_factory=list)
     found: dict[int, bytes] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
 
+    def needs_more(self, k: int) -> bool:
+        """Whether one more should be asked."""
+        return bool(self.waiting) and len(self.found) + len(self.asked) - len(self.late) < k
 
-class _ThreadScratch(threading.local):
-    """Memory of each worker thread, used again for every run."""
-
-    def __init__(self) -> None:
-        self.mine = codec.Scratch()
+    def patience(self, late_seconds: float, now: float) -> float:
+        """For how long there is nothing to do but wait for answers."""
+        if not self.waiting:
+            return math.inf
+        limits = (
+            asked_at + (SILENT_SECONDS if index in self.endured else late_seconds) - now
+            for index, asked_at in self.asked.items()
+            if index not in self.late
+        )
+        return max(0.0, min(limits, default=math.inf))
 
 
 class Fetcher:
@@ -89,8 +103,8 @@ class Fetcher:
         self._on_damage = on_damage
         self._deadline_seconds = deadline_seconds
         self._turn = 0
-        self._workers = trio.CapacityLimiter(WORKERS)
-        self._scratch = _ThreadScratch()
+        self._hedging = Hedging()
+        self._scratches = Pool(codec.Scratch, count=DECODERS)
 
     async def blocks(self, run: Run, use: Callable[[list[Buffer]], None]) -> None:
         """Hand the plaintext of a run of blocks, in order, to `use`: in the worker that decoded
@@ -99,8 +113,7 @@ class Fetcher:
         Raises `TooFewFragments` when fewer than k good fragments came within the deadline, and
         what `use` raises. Cancellation leaves nothing behind but what `use` did.
         """
-        if run.row.sid in self._staging:
-            await trio.to_thread.run_sync(self._from_staging, run, use, limiter=self._workers)
+        if run.row.sid in self._staging and await self._from_staging(run, use):
             return
         race = _Race(self._candidates(run.row))
         with trio.move_on_after(self._deadline_seconds):
@@ -114,9 +127,30 @@ class Fetcher:
                     return
         raise self._too_few(run, race, "in time")
 
-    def _from_staging(self, run: Run, use: Callable[[list[Buffer]], None]) -> None:
+    async def _from_staging(self, run: Run, use: Callable[[list[Buffer]], None]) -> bool:
+        """False when it is not to be had there: a stripe that is full is given back at any time."""
+        try:
+            await self._in_worker(partial(self._open_staged, run, use))
+        except Damaged as error:
+            logger.info("a stripe is read from the accounts, not from staging: %s", error)
+            return False
+        return True
+
+    def _open_staged(
+        self, run: Run, use: Callable[[list[Buffer]], None], scratch: codec.Scratch
+    ) -> None:
         sealed = codec.load_staged(self._staging.read(run.row.sid))
-        use(codec.open_blocks(self._keys, sealed, run.first, run.count))
+        if sealed.sid != run.row.sid:
+            raise Damaged("the slot holds another stripe by now")
+        use(codec.open_blocks(self._keys, sealed, run.first, run.count, scratch))
+
+    async def _in_worker(self, job: Callable[[codec.Scratch], None]) -> None:
+        """Run `job` in a worker; few at a time, each with memory of its own."""
+        scratch = await self._scratches.take()
+        try:
+            await trio.to_thread.run_sync(job, scratch)
+        finally:
+            self._scratches.give_back(scratch)
 
     def _candidates(self, row: StripeRow) -> list[Candidate]:
         """Who holds which fragment, best first; equals take turns, so that all n carry reads."""
@@ -129,28 +163,46 @@ class Fetcher:
         self._turn += 1
         turn = self._turn % max(1, len(held))
         held = held[turn:] + held[:turn]
-        return sorted(held, key=lambda one: round(one[1].cost(), 3))
+        ranked = sorted(held, key=lambda one: round(one[1].cost(), 3))
+        if ranked and self._turn % EXPLORE_EVERY == 0:  # the worst may have become better
+            ranked.insert(0, ranked.pop())
+        return ranked
 
     async def _gather(self, run: Run, race: _Race) -> None:
         """Ask until k answers are there, or nobody is left to ask."""
         k = run.row.k
-        send, receive = trio.open_memory_channel[Answer](len(race.waiting))
+        send, receive = trio.open_memory_channel[Answer](len(run.row.places))
         async with trio.open_nursery() as nursery:
-            under_way = 0
-            hedges = 0
-            while len(race.found) < k and (under_way or race.waiting):
-                while race.waiting and under_way + len(race.found) < k + hedges:
-                    nursery.start_soon(self._ask, run, race, race.waiting.pop(0), send)
-                    under_way += 1
+            while len(race.found) < k and (race.asked or race.waiting):
+                while race.needs_more(k):
+                    candidate = race.waiting.pop(0)
+                    race.asked[candidate[0]] = trio.current_time()
+                    nursery.start_soon(self._ask, run, race, candidate, send)
                 answer = None
-                with trio.move_on_after(HEDGE_SECONDS if race.waiting else math.inf):
+                patience = race.patience(self._hedging.late_seconds, trio.current_time())
+                with trio.move_on_after(patience):
                     answer = await receive.receive()
                 if answer is None:
-                    hedges += 1
+                    self._lose_patience(race)
                 else:
-                    under_way -= 1
                     self._take(race, *answer)
             nursery.cancel_scope.cancel()
+        while receive.statistics().current_buffer_used:
+            self._take(race, *receive.receive_nowait())
+        race.asked.clear()
+        race.late.clear()
+
+    def _lose_patience(self, race: _Race) -> None:
+        """Ask others beside who is late, as far as hedges are left, and beside who is silent."""
+        now = trio.current_time()
+        for index, asked_at in race.asked.items():
+            silent = now - asked_at >= SILENT_SECONDS
+            if index in race.late or now - asked_at < self._hedging.late_seconds:
+                continue
+            if silent or (index not in race.endured and self._hedging.take()):
+                race.late.add(index)
+            else:
+                race.endured.add(index)
 
     @staticmethod
     async def _wake(race: _Race) -> None:
@@ -167,25 +219,35 @@ class Fetcher:
         index, account, name = candidate
         account.in_flight += 1
         began = trio.current_time()
+        self._hedging.asked()
+        answer: bytes | StoreError
         try:
-            cells = await account.store.get_range(name, run.start, run.length)
+            answer = await account.store.get_range(name, run.start, run.length)
         except Paused as error:
             race.paused.append(candidate)
-            send.send_nowait((index, error))
+            answer = error
+        except NotFound as error:
+            self._report(run.row, index, "lost")
+            answer = error
         except StoreError as error:
             account.failed(error)
-            send.send_nowait((index, error))
+            answer = error
         except trio.Cancelled:
             race.waiting.append(candidate)
+            account.was_late(trio.current_time() - began)
             raise
         else:
-            account.answered(trio.current_time() - began)
-            send.send_nowait((index, cells))
+            elapsed = trio.current_time() - began
+            account.answered(elapsed)
+            self._hedging.answered(elapsed)
         finally:
             account.in_flight -= 1
+        send.send_nowait((index, answer))
 
     @staticmethod
     def _take(race: _Race, index: int, answer: bytes | StoreError) -> None:
+        del race.asked[index]
+        race.late.discard(index)
         if isinstance(answer, Paused):
             return  # its failures are told when it is asked
         if isinstance(answer, Exception):
@@ -195,31 +257,32 @@ class Fetcher:
 
     async def _decode(self, run: Run, race: _Race, use: Callable[[list[Buffer]], None]) -> bool:
         """False when a fragment was bad: it is then out of the race."""
-        good = dict(race.found)
         try:
-            await trio.to_thread.run_sync(
-                self._decode_in_worker, run, good, use, limiter=self._workers
-            )
+            await self._in_worker(partial(self._decode_in_worker, run, dict(race.found), use))
         except codec.DamagedFragment as error:
             race.found.pop(error.index)
             race.failures.append(error)
-            self._report(run.row, error.index)
+            self._report(run.row, error.index, "damaged")
             return False
         return True
 
     def _decode_in_worker(
-        self, run: Run, found: Mapping[int, bytes], use: Callable[[list[Buffer]], None]
+        self,
+        run: Run,
+        found: Mapping[int, bytes],
+        use: Callable[[list[Buffer]], None],
+        scratch: codec.Scratch,
     ) -> None:
-        scratch = self._scratch.mine
         use(
             codec.decode_stripe(self._keys, run.row, run.kind, run.first, run.count, found, scratch)
         )
 
-    def _report(self, row: StripeRow, index: int) -> None:
+    def _report(self, row: StripeRow, index: int, what: str) -> None:
         account = self._accounts.get(row.places[index])
         logger.warning(
-            "account %s returned a damaged fragment %d of stripe %s; others served the read",
+            "account %s %s fragment %d of stripe %s; others serve the read",
             account.name if account else "?",
+            what,
             index,
             row.sid.hex(),
         )

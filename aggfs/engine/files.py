@@ -73,6 +73,7 @@ class Files:
         if offset >= end:
             return b""
         file = self._open_files.use(number)
+        self._filler.read_ahead(file.target, offset, end)
         if end - offset < THREAD_BYTES:
             cached = file.sparse.read_cached(offset, end - offset)
             if cached is not None:

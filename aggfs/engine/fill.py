@@ -2,9 +2,15 @@
 
 Callers ask for ranges; what the content map has for them is fetched run by run, each block once
 however many ask at the same time, and goes only into what is still a hole: a local write that
-came meanwhile wins. What the map has nothing for is a gap, and stays one.
+came meanwhile wins, and what was cut off stays off. What the map has nothing for is a gap, and
+stays one.
+
+Two kinds of fetch share this path. What a reader waits for runs in his own task and ends with
+it. What is read ahead of him runs in the task `run`, a few stripes at a time; readers who come
+there before it wait for it. Who waits hears of the failure of what he waited for.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,13 +18,25 @@ import trio
 
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.sparse import SparseFile
+from aggfs.engine.ahead import ReadAhead
 from aggfs.engine.fetch import Fetcher, Run
 from aggfs.errors import AggfsError, Damaged
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, Content, Extent
 
+RUNS_AHEAD = 6
 Pairs = list[tuple[int, int]]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Blocks under way: `done` when they are here, or will not come. `error` says why not; none
+    and no blocks: whoever fetched them was cancelled, or the file was cut."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: AggfsError | None = None
 
 
 @dataclass(slots=True)
@@ -30,7 +48,8 @@ class Target:
     sparse: SparseFile
     kept_bytes: int
     size: Callable[[], int]
-    under_way: dict[int, trio.Event] = field(default_factory=dict)
+    under_way: dict[int, Arrival] = field(default_factory=dict)
+    ahead: ReadAhead = field(default_factory=ReadAhead)
 
 
 class Filler:
@@ -43,6 +62,17 @@ class Filler:
         self._fetcher = fetcher
         self._blocks = blocks
         self._content_of = content_of
+        self._readers_ahead: trio.Nursery | None = None
+        self._runs_ahead = 0
+
+    async def run(self) -> None:
+        """Read ahead, for ever. Without it every reader fetches what he reads, and no more."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._readers_ahead = nursery
+                await trio.sleep_forever()
+        finally:
+            self._readers_ahead = None
 
     def sources(self, target: Target, missing: Iterable[tuple[int, int]]) -> list[Extent]:
         """The runs of blocks that have something for the missing ranges. On the loop."""
@@ -68,88 +98,142 @@ class Filler:
         target.sparse.settle()
         return bool(holes)
 
+    def read_ahead(self, target: Target, start: int, end: int) -> None:
+        """[start, end) is read now: start fetching what its reader will want next, if he reads
+        in order. Returns at once."""
+        wanted = target.ahead.wanted(start, end)
+        nursery = self._readers_ahead
+        if wanted is None or nursery is None:
+            return
+        first, stop = wanted
+        limit = -(-min(target.kept_bytes, target.size()) // BLOCK_BYTES)
+        missing = target.sparse.missing(
+            first * BLOCK_BYTES, max(first, min(stop + STRIPE_BLOCKS - 1, limit)) * BLOCK_BYTES
+        )
+        for extent in self.sources(target, missing):
+            if extent.block >= stop:
+                break
+            for run in _cut(extent, target.under_way):
+                if run.block in target.under_way:
+                    continue
+                if self._runs_ahead >= RUNS_AHEAD:
+                    return
+                self._runs_ahead += 1
+                arrival = self._expect(target, run)
+                nursery.start_soon(self._fetch_ahead, target, run, arrival)
+                stop = max(stop, run.block + run.count)
+                target.ahead.reached(run.block + run.count)
+        target.ahead.reached(stop)
+
+    async def _fetch_ahead(self, target: Target, run: Extent, arrival: Arrival) -> None:
+        try:
+            await self._fetch(target, run, arrival)
+        except AggfsError as error:  # a reader who waits hears of it; the next one tries again
+            logger.info("reading ahead failed: %s", error)
+        finally:
+            self._runs_ahead -= 1
+
     async def fill(self, target: Target, extents: Sequence[Extent]) -> None:
-        """Bring these blocks, as far as they are holes; returns when all are there.
+        """Bring these blocks, as far as they are holes; returns when none is under way any more.
 
         Raises `TooFewFragments`; what came until then stays. May be cancelled: others who wait
-        for the same blocks then fetch them themselves.
+        for the same blocks then fetch them themselves. Holes may be left where the file was cut
+        meanwhile, or another's fetch was cancelled: look again.
         """
-        mine: list[Extent] = []
-        others: list[trio.Event] = []
+        mine: list[tuple[Extent, Arrival]] = []
+        others: list[Arrival] = []
         for extent in extents:
             for run in _cut(extent, target.under_way):
-                event = target.under_way.get(run.block)
-                if event is None:
-                    mine.append(run)
+                arrival = target.under_way.get(run.block)
+                if arrival is None:
+                    mine.append((run, self._expect(target, run)))
                 else:
-                    others.append(event)
+                    others.append(arrival)
         if len(mine) == 1:
-            await self._fetch(target, mine[0])
+            await self._fetch(target, *mine[0])
         elif mine:
             await self._fetch_all(target, mine)
-        for event in others:
-            await event.wait()
+        for arrival in others:
+            await arrival.done.wait()
+            if arrival.error is not None:
+                raise arrival.error
 
-    async def _fetch_all(self, target: Target, runs: Sequence[Extent]) -> None:
+    async def _fetch_all(self, target: Target, runs: Sequence[tuple[Extent, Arrival]]) -> None:
         errors: list[AggfsError] = []
 
-        async def fetch(run: Extent) -> None:
+        async def fetch(run: Extent, arrival: Arrival) -> None:
             try:
-                await self._fetch(target, run)
+                await self._fetch(target, run, arrival)
             except AggfsError as error:
                 errors.append(error)
 
         async with trio.open_nursery() as nursery:
-            for run in runs:
-                nursery.start_soon(fetch, run)
+            for run, arrival in runs:
+                nursery.start_soon(fetch, run, arrival)
         if errors:
             raise errors[0]
 
-    async def _fetch(self, target: Target, run: Extent) -> None:
-        state = self._blocks.stripe(run.sid)
-        if state is None:
-            raise Damaged(f"stripe {run.sid.hex()} has no row: its blocks cannot be found")
-        done = trio.Event()
-        numbers = range(run.block, run.block + run.count)
-        target.under_way.update(dict.fromkeys(numbers, done))
+    @staticmethod
+    def _expect(target: Target, run: Extent) -> Arrival:
+        arrival = Arrival()
+        target.under_way.update(dict.fromkeys(range(run.block, run.block + run.count), arrival))
+        return arrival
+
+    async def _fetch(self, target: Target, run: Extent, arrival: Arrival) -> None:
+        """Bring one run that was announced by `_expect`."""
+        sparse, size, removals = target.sparse, target.size(), target.sparse.removals
         try:
-            size = target.size()
+            state = self._blocks.stripe(run.sid)
+            if state is None:
+                raise Damaged(f"stripe {run.sid.hex()} has no row: its blocks cannot be found")
             wanted = Run(state.row, Kind.DATA, run.index, run.count)
-            await self._fetcher.blocks(wanted, lambda data: _put(target, size, run.block, data))
-            target.sparse.settle()
+            place = _Place(sparse, removals, size, target.kept_bytes)
+            await self._fetcher.blocks(wanted, lambda data: place.put(run.block, data))
+        except AggfsError as error:
+            if target.sparse is sparse:  # else the file began anew, and nobody wants these
+                arrival.error = error
+                raise
         finally:
-            for number in numbers:
-                if target.under_way.get(number) is done:
+            sparse.settle()
+            for number in range(run.block, run.block + run.count):
+                if target.under_way.get(number) is arrival:
                     del target.under_way[number]
-            done.set()
+            arrival.done.set()
 
 
-def _cut(extent: Extent, under_way: dict[int, trio.Event]) -> Iterable[Extent]:
+def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:
     """An extent as runs of at most a stripe, apart where blocks are under way already."""
     start = extent.block
     while start < extent.block + extent.count:
         stop = start + 1
-        event = under_way.get(start)
+        arrival = under_way.get(start)
         while (
             stop < extent.block + extent.count
             and stop - start < STRIPE_BLOCKS
-            and under_way.get(stop) is event
+            and under_way.get(stop) is arrival
         ):
             stop += 1
         yield Extent(start, extent.sid, extent.index + start - extent.block, stop - start)
         start = stop
 
 
-def _put(target: Target, size: int, first: int, blocks: Sequence[Buffer]) -> None:
-    """In a worker: fill the holes of these blocks. A block that was sealed shorter, or cut
-    since, goes on with zeros."""
-    for number, data in enumerate(blocks, first):
-        start = number * BLOCK_BYTES
-        length = min(BLOCK_BYTES, size - start)
-        valid = min(len(data), length, max(0, target.kept_bytes - start))
-        if length <= 0:
-            continue
-        if valid == length:
-            target.sparse.fill(start, data[:length])
-        else:
-            target.sparse.fill(start, bytes(data[:valid]).ljust(length, b"\0"))
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where fetched blocks go: a sparse file as it was when they were asked for."""
+
+    sparse: SparseFile
+    removals: int
+    size: int
+    kept_bytes: int
+
+    def put(self, first: int, blocks: Sequence[Buffer]) -> None:
+        """In a worker: fill the holes of these blocks. A block that was sealed shorter, or cut
+        since, goes on with zeros."""
+        for number, data in enumerate(blocks, first):
+            start = number * BLOCK_BYTES
+            length = min(BLOCK_BYTES, self.size - start)
+            valid = min(len(data), length, max(0, self.kept_bytes - start))
+            if length <= 0:
+                continue
+            whole = data[:length] if valid == length else bytes(data[:valid]).ljust(length, b"\0")
+            self.sparse.fill(start, whole, removals=self.removals)

@@ -50,7 +50,6 @@ class OpenFile:
     unsure: bool = False
     writers: int = 0
     error: AggfsError | None = None
-    expected: int = 0
     shape: trio.Lock = field(default_factory=trio.Lock)
 
     @property

@@ -16,8 +16,8 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Accounts
 from aggfs.engine.checkpoint import Checkpointer
-from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
+from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
 from aggfs.engine.jobs import Job, Jobs
 from aggfs.engine.local import LocalCopies
@@ -56,7 +56,7 @@ class Parts:
     accounts: Accounts
     policy: Policy
     namespace: Namespace
-    fetcher: Fetcher
+    filler: Filler
     files: Files
     open_files: OpenFiles
     local: LocalCopies
@@ -99,6 +99,7 @@ class Volume:
                         flusher = partial(parts.flusher.run, nursery)
                         nursery.start_soon(self.jobs.keep, "uploading", parts.stripes.run)
                         nursery.start_soon(self.jobs.keep, "flushing", flusher)
+                        nursery.start_soon(self.jobs.keep, "reading ahead", parts.filler.run)
                         nursery.start_soon(self.jobs.keep, "repair", parts.repairs.run)
                         nursery.start_soon(self.jobs.keep, "publishing", parts.publisher.run)
                         nursery.start_soon(self.jobs.keep, "checkpoints", parts.checkpointer.run)
