@@ -20,8 +20,6 @@ VolumeId = NewType("VolumeId", bytes)  # 16 random bytes
 DeviceId = NewType("DeviceId", bytes)  # 8 random bytes
 AccountId = NewType("AccountId", bytes)  # 8 random bytes, given at `account add`
 InodeId = NewType("InodeId", bytes)  # 16 random bytes
-LinkId = NewType("LinkId", bytes)  # 16 random bytes; a directory's is its inode id
-VersionId = NewType("VersionId", bytes)  # 16 random bytes, drawn when content is frozen
 Sid = NewType("Sid", bytes)  # a stripe: 8 bytes of its device, 16 random bytes
 
 ROOT = InodeId(bytes(16))

@@ -204,15 +204,11 @@ class OpenedHeader:
 
     def without_slot(self, slot: bytes) -> "OpenedHeader":
         """The next generation, with one way in less; ValueError if there is no such, or no
-        other. Who had the slot still knows the master keys: a new epoch goes with it."""
+        other. Who had the slot still knows the master keys of until now."""
         left = tuple(one for one in self.slots if one.slot != slot)
         if len(left) == len(self.slots) or not left:
             raise ValueError("there is no such slot" if left else "the last slot has to stay")
         return replace(self, generation=self.generation + 1, slots=left)
-
-    def with_members(self, members: Iterable[Member]) -> "OpenedHeader":
-        """The next generation, with these members."""
-        return replace(self, generation=self.generation + 1, members=tuple(members))
 
     def with_new_epoch(self, random_bytes: RandomBytes) -> "OpenedHeader":
         """The next generation, with a new master key that is wrapped for the slots there are."""

@@ -79,10 +79,6 @@ class Pending:
         if type(entry) is Create:
             self._rows.pop(entry.inode, None)
 
-    def is_unpublished(self, inode: bytes) -> bool:
-        """Whether nobody else can have heard of this inode."""
-        return inode in self._rows
-
     @property
     def next_sequence(self) -> int:
         """What the next entry will get."""

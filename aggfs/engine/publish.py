@@ -140,10 +140,6 @@ class Publisher:
     def _put_state(self, state: JournalState) -> None:
         self._table.put(b"state", _encode(state))
 
-    def adopt(self, state: JournalState) -> None:
-        """Begin where a recovered journal of this device ended."""
-        self._put_state(state)
-
     @property
     def segments_since_checkpoint(self) -> int:
         """How many segments somebody must read after the checkpoint."""

@@ -106,11 +106,6 @@ class Stripes:
             if name not in known and (state is None or state.full):
                 self._staging.release(name)
 
-    @property
-    def unfinished_count(self) -> int:
-        """How many stripes are not full."""
-        return len(self._blocks.unfinished())
-
     async def wait_settled(self) -> None:
         """Return when no put is under way but to accounts that did not answer last time. The
         caller sets the deadline."""

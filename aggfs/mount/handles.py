@@ -31,10 +31,6 @@ class KnownInodes:
         """All open files."""
         return sum(self._opened.values())
 
-    def is_open(self, number: int) -> bool:
-        """Does anybody have this file open?"""
-        return number in self._opened
-
     def looked_up(self, number: int) -> None:
         """An entry for this inode is on its way to the kernel."""
         lookups = self._lookups

@@ -8,7 +8,6 @@ another device: so an entry that was made knowing another one sorts after it.
 from aggfs.model import DeviceId, Stamp
 
 COUNTER_BITS = 16
-CLOCK_LIMIT = (1 << 63) - 1
 
 
 def reading(wall_ns: int) -> int:
