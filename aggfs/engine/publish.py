@@ -200,20 +200,29 @@ class Publisher:
         async with self._lock:
             await self._make_sure_to_be_alone()
             await self._put_pending()
-            while self._cut_segments():
+            until = self._outbox.next_sequence
+            while self._cut_segments(until):
                 await self._put_pending()
             await self._put_heads()
 
-    def _cut_segments(self) -> bool:
-        """Make the next segment of each chain pending; whether there were any. No await."""
-        chains: dict[int, list[tuple[int, OutboxRow]]] = {CONTROL: [], NAMESPACE: []}
-        for number, row in self._ready(self._outbox.rows()):
-            chain = CONTROL if isinstance(row.entry, ControlEntry) else NAMESPACE
-            chains[chain].append((number, row))
-        for chain, rows in chains.items():
-            if rows:
-                self._cut(chain, _fitting(rows))
-        return any(chains.values())
+    def _cut_segments(self, until: int) -> bool:
+        """Make segments of what may be published now; whether there was anything older than
+        `until`: what comes meanwhile must not put the head off for ever. No await.
+
+        Control entries go all at once: a content entry must not be seen without the rows of its
+        stripes, wherever in the outbox those are.
+        """
+        rows = self._outbox.rows()
+        control = [pair for pair in rows if isinstance(pair[1].entry, ControlEntry)]
+        ready = [pair for pair in self._ready(rows) if not isinstance(pair[1].entry, ControlEntry)]
+        if not any(number < until for number, _ in (*control[:1], *ready[:1])):
+            return False
+        for chain, some in ((CONTROL, control), (NAMESPACE, ready)):
+            while some:
+                fitting = _fitting(some)
+                self._cut(chain, fitting)
+                some = some[len(fitting) :]
+        return True
 
     def _cut(self, chain: int, rows: Sequence[tuple[int, OutboxRow]]) -> None:
         state = self.state

@@ -124,6 +124,9 @@ def _warnings(volume: Volume) -> list[str]:
         if not state.pool
     ]
     found += volume.jobs.troubles.values()
+    if parts.stripes.troubles:
+        text = next(iter(parts.stripes.troubles.values()))
+        found.append(f"{len(parts.stripes.troubles)} stripes cannot be sent: {text}")
     if parts.database.failure is not None:
         found.append(f"read-only: {parts.database.failure}")
     return found

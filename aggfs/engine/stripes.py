@@ -7,8 +7,11 @@ staging file given back. After a restart `run` goes on where the rows say.
 """
 
 import logging
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 import trio
@@ -20,16 +23,19 @@ from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.upload import Parcel, put_all
-from aggfs.errors import AggfsError, NoSpace, NotFound, StoreError, Unreachable
+from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, NotFound, StoreError, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
 
+GRACE_SECONDS = 120.0  # a put that was given up may still arrive for so long
 RETRY_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 30.0
 JOBS = 3
+JOBS_BEHIND = 2  # of these, catching up: a new stripe always finds a place soon
 ROUND = 64
+LOOKED_AT = 1000
 logger = logging.getLogger(__name__)
 
 
@@ -55,9 +61,11 @@ class Stripes:
         policy: Policy,
         *,
         announce: Callable[[StripeRow], None],
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """`announce` is told, on the loop, when a stripe reaches its write quorum, and when the
-        row of a stored stripe changes after that."""
+        row of a stored stripe changes after that. `troubles` has the stripes that cannot be sent
+        for no account's fault, and why."""
         self._keys = keys
         self._accounts = accounts
         self._blocks = blocks
@@ -67,8 +75,16 @@ class Stripes:
         self._announce = announce
         self._jobs = trio.CapacityLimiter(JOBS)
         self._workers = trio.CapacityLimiter(2)
+        self._behind = trio.CapacityLimiter(JOBS_BEHIND)
         self._busy: set[bytes] = set()
         self._changed = trio.Event()
+        self._last_looked_at = b""
+        self._unstored = dict.fromkeys(
+            sid for sid in staging.names() if (state := blocks.stripe(sid)) and not state.announced
+        )
+        self._grace_seconds = grace_seconds
+        self._given_up: dict[tuple[bytes, int, bytes], float] = {}
+        self.troubles: dict[bytes, str] = {}
 
     # --- what others ask ----------------------------------------------------------------------
 
@@ -107,9 +123,10 @@ class Stripes:
                 self._staging.release(name)
 
     async def wait_settled(self) -> None:
-        """Return when no put is under way but to accounts that did not answer last time. The
-        caller sets the deadline."""
-        while any(self._has_hope(sid) for sid in self._busy):
+        """Return when no put of now is under way but to accounts that did not answer last time.
+        The caller sets the deadline."""
+        of_now = set(self._busy)
+        while any(self._has_hope(sid) for sid in of_now & self._busy):
             await self._changed.wait()
 
     def _has_hope(self, sid: bytes) -> bool:
@@ -153,6 +170,7 @@ class Stripes:
             sealed.sid, used.k, used.layout, used.id, sealed.epoch, sealed.sealed_bytes, places
         )
         self._blocks.put_stripe(StripeState(row, 0))
+        self._unstored[row.sid] = None
         for place in places:
             if place:
                 self._accounts.ledger.add(place, size)
@@ -168,7 +186,8 @@ class Stripes:
     async def send(self, sid: bytes, sealed: codec.SealedStripe | None = None) -> None:
         """Put what is missing of a stripe. Returns when each put ended, well or not.
 
-        `sealed` saves reading the staging file. Never raises for an account's fault.
+        `sealed` saves reading the staging file. Raises neither for an account's fault nor for
+        the stripe's, see `troubles`. Raises `LocalDiskFailed`.
         """
         if sid in self._busy:
             return
@@ -177,6 +196,13 @@ class Stripes:
             async with self._jobs:
                 await self._database.durable()
                 await self._send(sid, sealed)
+                self.troubles.pop(sid, None)
+        except LocalDiskFailed:
+            raise
+        except AggfsError as error:
+            if sid not in self.troubles:
+                logger.error("stripe %s cannot be sent: %s", sid.hex(), error)
+            self.troubles[sid] = str(error)
         finally:
             self._busy.discard(sid)
             self._note_change()
@@ -247,6 +273,7 @@ class Stripes:
         state = self._state(sid)
         if not state.announced and self._reached_quorum(state):
             self._blocks.put_stripe(msgspec.structs.replace(state, announced=True))
+            self._unstored.pop(sid, None)
             self._announce(state.row)
 
     def _place_again(self, sid: bytes, left: set[int]) -> None:
@@ -274,6 +301,7 @@ class Stripes:
         for index, account in found.items():
             if places[index]:
                 attempts.append((index, places[index]))
+                self._given_up[row.sid, index, places[index]] = trio.current_time()
             if (index, account) in attempts:
                 attempts.remove((index, account))
             else:
@@ -294,6 +322,10 @@ class Stripes:
     async def _clean_up(self, sid: bytes) -> None:
         """Delete what given-up puts may have left."""
         for index, place in self._state(sid).attempts:
+            given_up = self._given_up.get((sid, index, place), -math.inf)
+            if trio.current_time() - given_up < self._grace_seconds:
+                continue
+            self._given_up.pop((sid, index, place), None)
             account = self._accounts.get(place)
             row = self._state(sid).row
             if account is not None:
@@ -335,9 +367,31 @@ class Stripes:
             await trio.sleep(pause if left else RETRY_SECONDS)
 
     async def catch_up(self) -> None:
-        """One round over the stripes that are not full and not under way."""
-        todo = [sid for sid in self._blocks.unfinished() if sid not in self._busy]
+        """One round over stripes that are not full and not under way: those first that no entry
+        can name yet, the others in turns."""
         async with trio.open_nursery() as nursery:
-            for sid in todo[:ROUND]:
-                if sid in self._staging:
-                    nursery.start_soon(self.send, sid)
+            for sid in {*self._unstored_ones(), *self._next_ones()}:
+                nursery.start_soon(self._send_later, sid)
+
+    def _unstored_ones(self) -> Iterable[bytes]:
+        found = list(islice(self._unstored, ROUND))
+        for sid in found:  # the others first, the next time
+            del self._unstored[sid]
+            self._unstored[sid] = None
+        return found
+
+    def _next_ones(self) -> Iterable[bytes]:
+        unfinished = self._blocks.unfinished()
+        turn = bisect_right(unfinished, self._last_looked_at)
+        found: list[bytes] = []
+        for sid in (unfinished[turn:] + unfinished[:turn])[:LOOKED_AT]:
+            if len(found) == ROUND:
+                break
+            self._last_looked_at = sid
+            if sid in self._staging or self._state(sid).full:
+                found.append(sid)
+        return found
+
+    async def _send_later(self, sid: bytes) -> None:
+        async with self._behind:
+            await self.send(sid)
