@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from aggfs.cache.presence import Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sums import UNITS_PER_BLOCK, Unit
-from aggfs.cache.unitfile import UNIT_BYTES, Buffer, UnitFile, checksum, group_of
+from aggfs.cache.unitfile import UNIT_BYTES, Buffer, NewMemory, UnitFile, checksum, group_of
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES
 
@@ -172,8 +172,11 @@ class Frozen:
         """In a worker: the plaintext of a frozen block, as it was."""
         return self.read_blocks(block, 1)[0]
 
-    def read_blocks(self, first: int, count: int) -> list[Buffer]:
-        """In a worker: the plaintext of some frozen blocks, as they were; each only once.
+    def read_blocks(
+        self, first: int, count: int, new_memory: NewMemory = bytearray
+    ) -> list[Buffer]:
+        """In a worker: the plaintext of some frozen blocks, as they were; each only once. It
+        lies in what `new_memory` gave for a number of bytes, or in memory of its own.
 
         Raises Damaged when bytes are missing (ask `missing` again), NoSpace never.
         """
@@ -191,7 +194,7 @@ class Frozen:
                     shared.waiting.remove(first, stop)
             if not apart:
                 shared.note_sums(start, raw, end)
-                return self._cut(self._raw.decrypt(start, raw, start, end))
+                return self._cut(self._raw.decrypt(start, raw, start, end, new_memory))
         if count > 1:
             return [self.read_block(block) for block in range(first, stop)]
         with self._lock:

@@ -13,6 +13,7 @@ import errno
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Protocol, Self
 
 import xxhash
@@ -20,6 +21,7 @@ import xxhash
 from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 
 Buffer = bytes | bytearray | memoryview
+NewMemory = Callable[[int], bytearray | memoryview]
 
 UNIT_BYTES = 64 * 1024
 GROUP_BYTES = 16
@@ -142,15 +144,24 @@ class UnitFile:
             count += more
         return room
 
-    def decrypt(self, raw_start: int, raw: Buffer, start: int, end: int) -> Buffer:
-        """The plaintext of [start, end), which lies within `raw`: whole groups from `raw_start`."""
-        if self._cipher is None:
-            return bytes(raw[start - raw_start : end - raw_start])
-        wide_start, wide_end = group_of(start, end, GROUP_BYTES)
-        out = bytearray(wide_end - wide_start + _CIPHER_ROOM_BYTES)
+    def decrypt(
+        self,
+        raw_start: int,
+        raw: Buffer,
+        start: int,
+        end: int,
+        new_memory: NewMemory = bytearray,
+    ) -> Buffer:
+        """The plaintext of [start, end), which lies within `raw`: whole groups from `raw_start`.
+        It lies in what `new_memory` gave for a number of bytes."""
+        wide_start, wide_end = group_of(start, end, self.granule)
         part = memoryview(raw)[wide_start - raw_start : wide_end - raw_start]
-        self._cipher.decrypt_into(wide_start, part, out)
-        return memoryview(out)[start - wide_start : end - wide_start]
+        out = memoryview(new_memory(len(part) + _CIPHER_ROOM_BYTES))
+        if self._cipher is None:
+            out[: len(part)] = part
+        else:
+            self._cipher.decrypt_into(wide_start, part, out)
+        return out[start - wide_start : end - wide_start]
 
     # --- writing ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import trio
 
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.frozen import Frozen
+from aggfs.cache.unitfile import NewMemory
 from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
@@ -45,9 +46,11 @@ class FrozenFile:
         """Whose content this is."""
         return self.file.inode
 
-    def read_blocks(self, first: int, count: int) -> Sequence[Buffer]:
+    def read_blocks(
+        self, first: int, count: int, new_memory: NewMemory = bytearray
+    ) -> Sequence[Buffer]:
         """In a worker: the plaintext of frozen blocks, the last cut to the size; each once."""
-        return self.frozen.read_blocks(first, count)
+        return self.frozen.read_blocks(first, count, new_memory)
 
 
 class Capture:

@@ -20,7 +20,7 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.capture import Capture, FrozenFile
-from aggfs.engine.pool import Pool
+from aggfs.engine.pool import Pool, Shelf
 from aggfs.engine.stripes import Stripes
 from aggfs.errors import AggfsError, NoSpace
 from aggfs.formats.fragment import Kind
@@ -30,9 +30,11 @@ from aggfs.model import BLOCK_BYTES, INLINE_BYTES, STRIPE_BYTES, DeviceId, Exten
 
 STRIPE_PIECES = 4096
 SEALERS = 2
+SHELF_BYTES = STRIPE_BYTES + 64 * 1024
 TICK_SECONDS = 0.5
 SLOT_SECONDS = 5.0
 SCRATCHES = 6
+READ_BLOCKS = 4
 logger = logging.getLogger(__name__)
 
 
@@ -112,16 +114,18 @@ def _table(pieces: Sequence[Piece]) -> bytes:
     return encode_rows(rows)
 
 
-def _read(pieces: Sequence[Piece]) -> list[Buffer]:
-    """In a worker: the frozen bytes of the pieces, run by run."""
+def _read(pieces: Sequence[Piece], shelf: Shelf) -> list[Buffer]:
+    """In a worker: the frozen bytes of the pieces, some blocks at once where they follow each
+    other; most of them lie on the shelf."""
     blocks: list[Buffer] = []
     start = 0
     for end in range(1, len(pieces) + 1):
         first, last = pieces[start], pieces[end - 1]
         follows = end < len(pieces) and pieces[end].work is last.work
-        if not (follows and pieces[end].block == last.block + 1):
-            blocks += first.work.file.read_blocks(first.block, end - start)
-            start = end
+        if follows and pieces[end].block == last.block + 1 and end - start < READ_BLOCKS:
+            continue
+        blocks += first.work.file.read_blocks(first.block, end - start, shelf.piece)
+        start = end
     return blocks
 
 
@@ -148,7 +152,7 @@ class Flusher:
         self._compression = compression
         self._staging_limit_bytes = staging_limit_bytes
         self._random_bytes = random_bytes
-        self._workers = trio.CapacityLimiter(SEALERS)
+        self._shelves = Pool(lambda: Shelf(SHELF_BYTES), count=SEALERS)
         self._scratches = Pool(codec.Scratch, count=SCRATCHES)
         self._rounds = trio.Lock()
 
@@ -217,9 +221,7 @@ class Flusher:
     ) -> None:
         lent = False
         try:
-            sealed = await trio.to_thread.run_sync(
-                self._seal, pieces, scratch, limiter=self._workers
-            )
+            sealed = await self._sealed(pieces, scratch)
             self._take_over(pieces, sealed)
             if await self._stripes.wait_for_slot(SLOT_SECONDS):
                 nursery.start_soon(self._send, sealed, scratch)
@@ -237,7 +239,17 @@ class Flusher:
         for piece in pieces:
             self._capture.failed(piece.work.file.file.number, known)
 
-    def _seal(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
+    async def _sealed(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
+        shelf = await self._shelves.take()
+        try:
+            return await trio.to_thread.run_sync(self._seal, pieces, scratch, shelf)
+        finally:
+            shelf.clear()
+            self._shelves.give_back(shelf)
+
+    def _seal(
+        self, pieces: Sequence[Piece], scratch: codec.Scratch, shelf: Shelf
+    ) -> codec.SealedStripe:
         """In a worker: read, seal, stage. The stripe's id is drawn here and nowhere else; any
         failure before the staging file is durable discards it with the bytes."""
         sid = Sid(self._device + self._random_bytes(16))
@@ -245,7 +257,7 @@ class Flusher:
             self._keys,
             sid=sid,
             kind=Kind.DATA,
-            blocks=_read(pieces),
+            blocks=_read(pieces, shelf),
             table=_table(pieces),
             compress=self._compression,
             scratch=scratch,

@@ -1,11 +1,13 @@
 """Memory that is used again: fresh memory for every stripe costs more than all its ciphers."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 import trio
 
 Item = TypeVar("Item")
+ALIGNMENT = 64
 
 
 class Pool(Generic[Item]):
@@ -16,6 +18,15 @@ class Pool(Generic[Item]):
         for _ in range(count):
             self._send.send_nowait(make())
 
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[Item]:
+        """An item for as long as the block runs."""
+        item = await self.take()
+        try:
+            yield item
+        finally:
+            self.give_back(item)
+
     async def take(self) -> Item:
         """An item for the caller alone, until he gives it back. Waits until one is free."""
         return await self._receive.receive()
@@ -23,3 +34,23 @@ class Pool(Generic[Item]):
     def give_back(self, item: Item) -> None:
         """Nobody uses it any more, threads included."""
         self._send.send_nowait(item)
+
+
+class Shelf:
+    """Memory that is handed out piece by piece, and taken back all at once. One user at a time."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._memory = memoryview(bytearray(size_bytes))
+        self._used_bytes = 0
+
+    def piece(self, size_bytes: int) -> memoryview | bytearray:
+        """`size_bytes` of unknown content; fresh memory where the shelf is full."""
+        start = self._used_bytes
+        if start + size_bytes > len(self._memory):
+            return bytearray(size_bytes)
+        self._used_bytes = start + size_bytes + -size_bytes % ALIGNMENT
+        return self._memory[start : start + size_bytes]
+
+    def clear(self) -> None:
+        """Nobody uses the pieces any more."""
+        self._used_bytes = 0

@@ -22,8 +22,9 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.pool import Pool
 from aggfs.engine.upload import Parcel, put_all
-from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, NotFound, StoreError, Unreachable
+from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.plan import plan_fragments, plan_missing
@@ -73,8 +74,7 @@ class Stripes:
         self._database = database
         self._policy = policy
         self._announce = announce
-        self._jobs = trio.CapacityLimiter(JOBS)
-        self._workers = trio.CapacityLimiter(2)
+        self._scratches = Pool(codec.Scratch, count=JOBS)
         self._behind = trio.CapacityLimiter(JOBS_BEHIND)
         self._busy: set[bytes] = set()
         self._changed = trio.Event()
@@ -193,9 +193,9 @@ class Stripes:
             return
         self._busy.add(sid)
         try:
-            async with self._jobs:
+            async with self._scratches.lent() as scratch:
                 await self._database.durable()
-                await self._send(sid, sealed)
+                await self._send(sid, sealed, scratch)
                 self.troubles.pop(sid, None)
         except LocalDiskFailed:
             raise
@@ -207,19 +207,25 @@ class Stripes:
             self._busy.discard(sid)
             self._note_change()
 
-    async def _send(self, sid: bytes, sealed: codec.SealedStripe | None) -> None:
+    async def _send(
+        self, sid: bytes, sealed: codec.SealedStripe | None, scratch: codec.Scratch
+    ) -> None:
         state = self._state(sid)
         missing = [i for i in range(len(state.row.places)) if not state.confirmed >> i & 1]
         if missing:
             pieces = await trio.to_thread.run_sync(
-                self._encode, state.row, sealed, tuple(missing), limiter=self._workers
+                self._encode, state.row, sealed, tuple(missing), scratch
             )
             await self._put(sid, pieces)
         await self._clean_up(sid)
         await self._finish(sid)
 
     def _encode(
-        self, row: StripeRow, sealed: codec.SealedStripe | None, indices: tuple[int, ...]
+        self,
+        row: StripeRow,
+        sealed: codec.SealedStripe | None,
+        indices: tuple[int, ...],
+        scratch: codec.Scratch,
     ) -> Mapping[int, list[Buffer]]:
         if sealed is None:
             sealed = codec.load_staged(self._staging.read(row.sid))
@@ -230,6 +236,7 @@ class Stripes:
             n=len(row.places),
             layout=Layout(row.layout),
             indices=indices,
+            scratch=scratch,
         )
 
     async def _put(self, sid: bytes, pieces: Mapping[int, list[Buffer]]) -> None:
@@ -237,8 +244,8 @@ class Stripes:
         left = set(pieces)
         tried: dict[int, bytes] = {}
         for _ in range(2):
-            self._place_again(sid, left)
-            await self._database.durable()
+            if self._place_again(sid, left):
+                await self._database.durable()
             row = self._state(sid).row
             parcels = [
                 self._parcel(row, index, account, pieces[index])
@@ -276,13 +283,14 @@ class Stripes:
             self._unstored.pop(sid, None)
             self._announce(state.row)
 
-    def _place_again(self, sid: bytes, left: set[int]) -> None:
-        """Choose other accounts for missing fragments whose account is down, full or gone."""
+    def _place_again(self, sid: bytes, left: set[int]) -> bool:
+        """Choose other accounts for missing fragments whose account is down, full or gone;
+        whether that changed the row."""
         state = self._state(sid)
         row = state.row
         homeless = [index for index in sorted(left) if not self._takes(row.places[index])]
         if not homeless:
-            return
+            return False
         size = codec.fragment_bytes(row.sealed_bytes, row.k)
         try:
             found = plan_missing(
@@ -296,7 +304,7 @@ class Stripes:
                 seed=row.sid,
             )
         except (NoSpace, Unreachable):
-            return
+            return False
         places, attempts = list(row.places), list(state.attempts)
         for index, account in found.items():
             if places[index]:
@@ -308,12 +316,13 @@ class Stripes:
                 self._accounts.ledger.add(account, size)
             places[index] = account
         if tuple(places) == row.places:
-            return
+            return False
         row = msgspec.structs.replace(row, places=tuple(places))
         new = StripeState(row, state.confirmed, state.announced, tuple(attempts))
         self._blocks.put_stripe(new)
         if state.announced:
             self._announce(row)
+        return True
 
     def _takes(self, place: bytes) -> bool:
         account = self._accounts.get(place)
@@ -330,12 +339,7 @@ class Stripes:
             row = self._state(sid).row
             if account is not None:
                 key = self._keys.fragment_name(row.epoch, sid, index, account.id)
-                try:
-                    await account.store.delete(key)
-                except NotFound:
-                    pass
-                except StoreError as error:
-                    account.failed(error)
+                if not await account.delete(key):
                     continue
             state = self._state(sid)
             attempts = tuple(one for one in state.attempts if one != (index, place))
