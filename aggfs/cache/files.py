@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from aggfs.cache.database import Database
 from aggfs.cache.marks import Marks
 from aggfs.cache.ranges import NewRanges
-from aggfs.cache.sidecar import Sidecar
+from aggfs.cache.sidecar import Sidecar, sync_directory
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.sums import TABLE, CleanSums, sweep
 from aggfs.cache.unitfile import UnitCipher, UnitFile
@@ -37,7 +37,7 @@ class SparseFiles:
         for path in (self._data, self._tails):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self._marks = Marks(os.path.join(directory, "marks"))
-        _sync_directory(directory)
+        sync_directory(directory)
 
     def _paths(self, number: int, generation: int) -> tuple[str, str]:
         name = f"{number:016x}.{generation:x}"
@@ -67,7 +67,7 @@ class SparseFiles:
             directory=self._data,
             new_ranges=self._new_ranges,
             after_commit=self._database.after_commit,
-            sync_names=functools.partial(_sync_directory, self._data),
+            sync_names=functools.partial(sync_directory, self._data),
         )
         file.recover(
             size,
@@ -175,11 +175,3 @@ class SparseFiles:
 def _parse(name: str) -> tuple[int, int]:
     number, generation = name.split(".")
     return int(number, 16), int(generation, 16)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -160,7 +160,7 @@ class Sidecar:
         if self._tail is not None:
             os.fdatasync(self._tail)
             if not self._tail_named:
-                _sync_directory(os.path.dirname(self._tail_path))
+                sync_directory(os.path.dirname(self._tail_path))
                 self._tail_named = True
 
     def compact(self, lock: threading.Lock) -> None:
@@ -210,7 +210,8 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> int:
     return len(data)
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

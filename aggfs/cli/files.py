@@ -1,15 +1,13 @@
 """What the commands themselves write: the configuration, and the directories of a volume."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from aggfs import config as configuration
 from aggfs.cli.places import VolumePlace
 from aggfs.config import Config
-from aggfs.engine.identity import write_private
+from aggfs.engine.identity import sync_directory, write_private
 from aggfs.errors import Busy
 
 
@@ -32,17 +30,9 @@ def new_state_directory(place: VolumePlace) -> Iterator[None]:
             " move it away if nothing in it is needed"
         )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sync(directory.parent)
+    sync_directory(directory.parent)
     try:
         yield
     except BaseException:
         shutil.rmtree(directory)
         raise
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -102,6 +102,15 @@ class Account:
         if isinstance(error, QuotaFull):
             self.full = True
 
+    async def delete(self, key: str) -> bool:
+        """Whether an object is gone now. Never raises `StoreError`: that is noted here."""
+        try:
+            await self.store.delete(key)
+        except StoreError as error:
+            self.failed(error)
+            return False
+        return True
+
     def requests(self) -> int:
         """How many requests were sent since the start."""
         return sum(figures.requests for figures in self.meter().values())

@@ -48,14 +48,8 @@ async def forget_older_headers(account: Account, ledger: Ledger, newest: str) ->
     for key, _ in ledger.objects(account.id):
         if key == newest or not is_header_name(key):
             continue
-        try:
-            await account.store.delete(key)
-        except NotFound:
-            pass
-        except StoreError as error:
-            account.failed(error)
-            continue
-        ledger.drop_object(account.id, key)
+        if await account.delete(key):
+            ledger.drop_object(account.id, key)
 
 
 class Attendant:

@@ -25,7 +25,7 @@ from aggfs.coding.records import seal_record
 from aggfs.engine.accounts import Accounts
 from aggfs.engine.publish import JournalState, Publisher, Writer, read_state
 from aggfs.engine.upload import Parcel, homes_of, put_all
-from aggfs.errors import NotFound, StoreError, Unreachable
+from aggfs.errors import Unreachable
 from aggfs.formats.checkpoint import CheckpointHead, encode_parts
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
@@ -179,12 +179,6 @@ class Checkpointer:
             account = self._accounts.get(account_id)
             if int.from_bytes(number) >= sequence or account is None:
                 continue
-            try:
-                await account.store.delete(key)
-            except NotFound:
-                pass
-            except StoreError as error:
-                account.failed(error)
-                continue
-            self._accounts.ledger.drop_object(account_id, key)
-            self._table.delete(row)
+            if await account.delete(key):
+                self._accounts.ledger.drop_object(account_id, key)
+                self._table.delete(row)
