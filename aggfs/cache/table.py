@@ -68,7 +68,8 @@ class Table:
         return value  # type: ignore[no-any-return]  # the marker of absence is Any
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set it. Durable together with everything else put before the next await."""
+        """Set it. Durable together with everything else put before the next await. ValueError for
+        a key that is empty or too long."""
         if not 0 < len(key) <= KEY_BYTES:
             raise ValueError(f"a key has 1 to {KEY_BYTES} bytes, not {len(key)}")
         self._current[key] = value

@@ -13,7 +13,10 @@ from aggfs.errors import NoEntry
 
 
 def ask(place: VolumePlace, verb: str, **arguments: Any) -> dict[str, Any]:
-    """What the volume answers to a verb. Progress is told on a terminal while it takes long."""
+    """What the volume answers to a verb. Progress is told on a terminal while it takes long.
+
+    Raises the error that the volume names; of a path that is not there it names the path.
+    """
     try:
         return _ask(place, verb, arguments)
     except NoEntry as error:

@@ -105,7 +105,7 @@ def place_meant(volume: str | None) -> VolumePlace:
 
 
 def target_meant(text: str) -> Target:
-    """What PATH means: a path in a mounted folder, or VOLUME:/path."""
+    """What PATH means: a path in a mounted folder, or VOLUME:/path. Raises `NotRunning`."""
     name, colon, inside = text.partition(":")
     if colon and inside.startswith("/") and _is_name(name) and place_of(name).exists:
         return Target(place_of(name), os.path.normpath(inside))

@@ -47,7 +47,7 @@ def read_secret(
 
 
 def passphrase_in(path: Path) -> Secret:
-    """The first line of a file as a passphrase."""
+    """The first line of a file as a passphrase. Raises `BadConfig` if there is none."""
     lines = _text(path).splitlines()
     if not lines or not lines[0]:
         raise BadConfig(f"{path}: its first line should be the passphrase, and is empty")

@@ -131,7 +131,8 @@ def seal_stripe(
     """Seal blocks and, as the last, their table (`table` holds its rows, encoded).
 
     `sid` has never been used before: it is what makes nonces unique. `compress` is None, "zlib"
-    or "zstd"; blocks that do not get smaller stay as they are, the table uses zlib.
+    or "zstd"; blocks that do not get smaller stay as they are, the table uses zlib. ValueError for
+    what no stripe can hold.
     """
     if any(len(block) > BLOCK_BYTES for block in blocks):
         raise ValueError(f"a block has at most {BLOCK_BYTES} bytes")
@@ -231,7 +232,8 @@ def encode_fragments(
     """The fragments `indices` (all n, if None), each as pieces for a store's `put`.
 
     The pieces lie in the stripe's buffer and in `scratch`: both stay untouched until the puts
-    are done. Nothing in a fragment depends on n.
+    are done. Nothing in a fragment depends on n. Raises `Damaged` for a staged stripe that was read
+    again and does not check; ValueError for a code that there is not.
     """
     if not 1 <= k <= n <= N_LIMIT:
         raise ValueError(f"there is no code of {k} of {n}")

@@ -117,7 +117,7 @@ def new_key_file(random_bytes: RandomBytes) -> bytes:
 
 
 def device_secret(value: bytes) -> Secret:
-    """The 32 random bytes that a device keeps in its state directory."""
+    """The 32 random bytes that a device keeps in its state directory. `WrongKey` for others."""
     if len(value) != KEY_BYTES:
         raise WrongKey("a device's secret has 32 bytes")
     return Secret(SlotKind.DEVICE, value)

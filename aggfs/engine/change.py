@@ -64,7 +64,8 @@ class Changes:
     async def add_account(self, volume: Volume, arguments: Arguments) -> Answer:
         """Take a new account in: it gets the header, and the other devices hear of it.
 
-        Raises `StoreError` when the account does not take the header; nothing is changed then.
+        Raises `StoreError` when the account does not take the header, `BadConfig` where there is
+        such an account; nothing is changed then.
         """
         settings = arguments.get("account")
         if not isinstance(settings, dict):
@@ -128,7 +129,7 @@ class Changes:
         }
 
     async def add_key(self, volume: Volume, arguments: Arguments) -> Answer:
-        """A slot for a secret that the user has."""
+        """A slot for a secret that the user has. Raises `BadConfig`, `Unreachable`."""
         secret = _secret_of(arguments)
         # Stretching a passphrase takes a second and a quarter of a gigabyte.
         slot = await trio.to_thread.run_sync(
@@ -139,7 +140,8 @@ class Changes:
         return {"id": slot.slot.hex(), "failed": failed}
 
     async def remove_key(self, volume: Volume, arguments: Arguments) -> Answer:
-        """Take a way in away. A device's goes with the device, not by itself."""
+        """Take a way in away. Raises `NoEntry` where there is none, `BadConfig` for a device's
+        (it goes with the device), `Unreachable` when too few accounts take the change."""
         wanted = str(arguments.get("id"))
         devices = {member.slot_key for member in self._opened.members}
         async with self._lock:

@@ -35,7 +35,8 @@ class Listing:
         return listing
 
     def add(self, known: ObjectInfo) -> None:
-        """The next object, in the order of keys; what is foreign is left out."""
+        """The next object, in the order of keys; what is foreign is left out. Raises `Unreachable`
+        where they are out of order: nothing of such a listing may be believed."""
         if known.key <= self._last:
             raise Unreachable("an account lists its objects out of order")
         self._last = known.key

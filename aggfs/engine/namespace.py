@@ -124,7 +124,8 @@ class Namespace(Attributes):
         return directory
 
     def link(self, number: int, parent: int, name: bytes) -> InodeRow:
-        """One name more for an inode that is no directory."""
+        """One name more for an inode that is no directory. Raises `NoEntry`, `NotADirectory`,
+        `NotPermitted`, `Exists`, `NameTooLong`, `TooLarge`."""
         row = self.by_number(number)
         directory = self._room_in(parent, name)
         if S_ISDIR(row.mode):
@@ -140,7 +141,8 @@ class Namespace(Attributes):
     # --- removing -----------------------------------------------------------------------------
 
     def unlink(self, parent: int, name: bytes) -> InodeRow:
-        """Remove a name of what is no directory; the inode's row after that."""
+        """Remove a name of what is no directory; the inode's row after that. Raises `NoEntry`,
+        `NotADirectory`, `IsADirectory`."""
         directory = self._directory(parent)
         shown = self._find(directory, name)
         row = self.by_inode(shown.inode)
@@ -149,7 +151,8 @@ class Namespace(Attributes):
         return self._remove(directory, shown, row)
 
     def rmdir(self, parent: int, name: bytes) -> InodeRow:
-        """Remove an empty directory; its row after that."""
+        """Remove an empty directory; its row after that. Raises `NoEntry`, `NotADirectory`,
+        `NotEmpty`, `InvalidMove`."""
         if name == b".":
             raise InvalidMove("a directory cannot be removed by the name `.`")
         directory = self._directory(parent)

@@ -39,7 +39,7 @@ class Paths:
         return self._tree.inode_of_number(number) is not None
 
     def by_inode(self, inode: bytes) -> InodeRow:
-        """As `by_number`, by inode id."""
+        """As `by_number`, by inode id. Raises `NoEntry`."""
         row = self._tree.inode(inode)
         if row is None:
             raise NoEntry("there is no such inode")

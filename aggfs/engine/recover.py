@@ -131,7 +131,8 @@ class Recovery:
         random_bytes: RandomBytes,
         wall_ns: Callable[[], int],
     ) -> OpenedHeader:
-        """Make the identity a member: in the header that is returned, and in the outbox."""
+        """Make the identity a member: in the header that is returned, and in the outbox. Raises
+        `BadConfig` when the header is full. `wall_ns`: nanoseconds since 1970."""
         opened = self._opened
         if len(opened.slots) >= SLOTS_LIMIT or len(opened.members) >= MEMBERS_LIMIT:
             raise BadConfig("the volume's header is full: remove a key or a device first")
