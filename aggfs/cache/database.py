@@ -183,6 +183,7 @@ class Database:
     async def throttle(self) -> None:
         """Wait until there is room for more changes. Returns at once (with no checkpoint) when
         there is. Raises LocalDiskFailed. May be cancelled at any point."""
+        self.assert_works()
         while self.crowded:
             await self._settled(self._current)
 
@@ -197,17 +198,18 @@ class Database:
             await trio.lowlevel.checkpoint()
         elif generation is not None:
             await self._settled(generation)
-        self._assert_works()
+        self.assert_works()
 
     async def _settled(self, generation: Generation) -> None:
-        self._assert_works()
+        self.assert_works()
         generation.urgent.set()
         if not self._running:
             await self._commit()
         await generation.done.wait()
-        self._assert_works()
+        self.assert_works()
 
-    def _assert_works(self) -> None:
+    def assert_works(self) -> None:
+        """Raise LocalDiskFailed once nothing is acknowledged any more."""
         if self._failure is not None:
             raise LocalDiskFailed(self._failure)
 
@@ -274,7 +276,7 @@ class Database:
 
         Raises LocalDiskFailed; Busy while the committer is at work.
         """
-        self._assert_works()
+        self.assert_works()
         if self._writing.locked():
             raise Busy("the committer of this database is at work")
         generation, batch = self._take()
@@ -285,7 +287,7 @@ class Database:
             except (lmdb.Error, OSError, LocalDiskFailed) as error:
                 if not self._relieve(error):
                     self._fail(generation, error)
-                    self._assert_works()
+                    self.assert_works()
         self._settle(generation)
 
     def _take(self) -> tuple[Generation, list[tuple[Any, Changes]]]:
@@ -367,4 +369,4 @@ class Database:
         """Commit what is left and close; `run` has ended. Raises LocalDiskFailed, closed too."""
         await self._commit()
         self.abandon()
-        self._assert_works()
+        self.assert_works()

@@ -57,7 +57,7 @@ class Namespace(Attributes):
         on_dropped: Callable[[InodeRow], None],
     ) -> None:
         """`on_dropped` is told of every inode that nobody can reach any more."""
-        pending = Pending(tree, outbox, clock, wall_ns)
+        pending = Pending(tree, outbox, clock, wall_ns, database.assert_works)
         super().__init__(tree, pending, database.table("orphans"), wall_ns)
         self._random_bytes = random_bytes
         self._on_dropped = on_dropped

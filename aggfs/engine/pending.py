@@ -41,8 +41,15 @@ class Pending:
     """What is done here and not published. On the loop only."""
 
     def __init__(
-        self, tree: LmdbTree, outbox: Outbox, clock: HybridClock, wall_ns: Callable[[], int]
+        self,
+        tree: LmdbTree,
+        outbox: Outbox,
+        clock: HybridClock,
+        wall_ns: Callable[[], int],
+        assert_works: Callable[[], None],
     ) -> None:
+        """`assert_works` raises once nothing that is done may be acknowledged any more."""
+        self._assert_works = assert_works
         self._tree = tree
         self._outbox = outbox
         self._clock = clock
@@ -60,7 +67,9 @@ class Pending:
         frozen_at: int = 0,
         frees: tuple[tuple[bytes, bytes], ...] = (),
     ) -> int:
-        """Apply an entry of ours and remember to publish it; its sequence."""
+        """Apply an entry of ours and remember to publish it; its sequence. Raises
+        `LocalDiskFailed`, and nothing is changed then."""
+        self._assert_works()
         stamp = self._clock.tick(self._wall_ns())
         apply(self._tree, stamp, entry)
         number = self._outbox.append(stamp, entry, waits_for, frozen_at=frozen_at, frees=frees)
