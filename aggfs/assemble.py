@@ -45,6 +45,7 @@ from aggfs.engine.publish import Publisher, Writer
 from aggfs.engine.recover import Recovery, find_volume
 from aggfs.engine.repair import Repairs
 from aggfs.engine.room import Bounds, Room
+from aggfs.engine.segments import Sealer, Segments
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Parts, Volume
 from aggfs.errors import Refused
@@ -276,7 +277,7 @@ class _Assembly:
             database,
             self.staging,
             self.publisher,
-            self.policy.storage_class,
+            self.policy.spreading,
         )
 
     def _last_clock(self) -> int:
@@ -324,13 +325,19 @@ class _Assembly:
             self.accounts,
             self.database,
             self.outbox,
-            self.staging,
-            self.policy.storage_class,
+            self._segments(),
+            vanishing=self.policy.spreading.vanishing,
             ready=lambda rows: ready(
                 rows, unflushed=self.files.may_get_content, stored=self._is_stored
             ),
             on_published=self.namespace.published,
             on_floor=self._advance_cut,
+        )
+
+    def _segments(self) -> Segments:
+        sealer = Sealer(self.identity.device, os.urandom)
+        return Segments(
+            self.keys, sealer, self.accounts, self.database, self.staging, self.policy.spreading
         )
 
     def _advance_cut(self, floor: int) -> None:

@@ -24,13 +24,17 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import seal_record
 from aggfs.engine.accounts import Accounts
 from aggfs.engine.publish import JournalState, Publisher, Writer, read_state
+<<<<<<< Updated upstream
 from aggfs.engine.upload import Parcel, homes_of, put_all
 from aggfs.errors import Unreachable
+=======
+from aggfs.engine.upload import Parcel, Spread, Spreading, put_all
+from aggfs.errors import NotFound, StoreError, Unreachable
+>>>>>>> Stashed changes
 from aggfs.formats.checkpoint import CheckpointHead, encode_parts
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import AccountId, Layout, Sid
-from aggfs.placement.policy import StorageClass
 from aggfs.sync.image import image_of
 
 SEGMENTS_BETWEEN = 256
@@ -49,7 +53,7 @@ class Checkpointer:
         database: Database,
         staging: Staging,
         publisher: Publisher,
-        storage_class: StorageClass,
+        spreading: Spreading,
     ) -> None:
         self._keys = keys
         self._writer = writer
@@ -57,7 +61,7 @@ class Checkpointer:
         self._database = database
         self._staging = staging
         self._publisher = publisher
-        self._class = storage_class
+        self._spreading = spreading
         self._table = database.table("journal")
         self._lock = trio.Lock()
 
@@ -134,10 +138,10 @@ class Checkpointer:
     # --- putting ------------------------------------------------------------------------------
 
     async def _put_part(self, sequence: int, part: int, sid: bytes) -> None:
-        pieces = await trio.to_thread.run_sync(self._encode, sid)
+        spread = self._spreading.of(self._accounts, turn=sequence + part)
+        pieces = await trio.to_thread.run_sync(self._encode, sid, spread)
         parcels = []
-        homes = homes_of(self._accounts, self._class.n, sequence + part)
-        for index, account in enumerate(homes):
+        for index, account in enumerate(spread.homes):
             key = self._keys.checkpoint_name(
                 self._keys.epoch, self._writer.device, sequence, part, account.id
             )
@@ -147,24 +151,24 @@ class Checkpointer:
             parcels.append(parcel)
         await self._database.durable()
         stored: set[int] = set()
-        needed = min(len(parcels), self._class.k + 1)
+        needed = min(len(parcels), spread.k + 1)
         await put_all(
             parcels, lambda parcel: stored.add(parcel.index), lambda: len(stored) >= needed
         )
         if len(stored) < needed:
             raise Unreachable(f"{len(stored)} of {needed} accounts took a part of a checkpoint")
 
-    def _encode(self, sid: bytes) -> Sequence[list[Buffer]]:
+    def _encode(self, sid: bytes, spread: Spread) -> Sequence[list[Buffer]]:
         """In a worker."""
         sealed = codec.load_staged(self._staging.read(sid))
         fragments = codec.encode_fragments(
             self._keys,
             sealed,
-            k=self._class.k,
-            n=self._class.n,
-            layout=Layout(self._class.layout),
+            k=spread.k,
+            n=len(spread.homes),
+            layout=Layout(self._spreading.layout),
         )
-        return [fragments[index] for index in range(self._class.n)]
+        return [fragments[index] for index in range(len(spread.homes))]
 
     @staticmethod
     def _row(sequence: int, account: bytes, key: str) -> bytes:

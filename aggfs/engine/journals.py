@@ -174,7 +174,9 @@ class JournalReader:
         """Whether the listings have enough of each part of the checkpoint that a head names."""
         parts = range(head.checkpoint_parts)
         return bool(parts) and all(
-            len(self._copies(self._part_names(head, part))[0]) >= self._fragments for part in parts
+            len(self._copies(self._part_names(head, part))[0])
+            >= min(self._fragments, len(self._sources))
+            for part in parts
         )
 
     async def part(self, head: Head, number: int) -> Part:

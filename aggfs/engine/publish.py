@@ -10,7 +10,7 @@ quorum is in place; the head when more accounts have it than may vanish.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,21 +18,20 @@ import trio
 
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
-from aggfs.cache.staging import Staging
 from aggfs.cache.table import Table
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import open_record, seal_record
 from aggfs.engine.accounts import Account, Accounts
-from aggfs.engine.upload import Parcel, homes_of, put_all
-from aggfs.errors import AggfsError, Damaged, Forked, NotFound, StoreError, Unreachable
+from aggfs.engine.segments import Pending, Segments
+from aggfs.engine.upload import Parcel, put_all
+from aggfs.errors import AggfsError, Forked, NotFound, StoreError, Unreachable
 from aggfs.formats import journal
 from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import CONTROL, NAMESPACE, NO_HASH, Head, Segment, Tip
 from aggfs.formats.record import Buffer
 from aggfs.formats.signed import Verify
 from aggfs.model import ControlEntry, DeviceId, Entry, Layout, OutboxRow, Sid
-from aggfs.placement.policy import StorageClass
 from aggfs.sync.clock import HybridClock
 
 TABLES = ("journal",)
@@ -56,18 +55,6 @@ class JournalState(msgspec.Struct, frozen=True, array_like=True):
     folded: int = 0  # segments of both chains that the checkpoint makes superfluous
     published: tuple[int, int] = (0, 0)
     published_at_ns: int = 0
-
-
-class Pending(msgspec.Struct, frozen=True, array_like=True):
-    """Row b"p" + chain u8 + sequence u64: a segment that is not yet in all its accounts.
-
-    Until it is staged under `sid`, its signed record lies in row b"r" + chain u8 + sequence u64.
-    """
-
-    chain: int
-    sequence: int
-    sid: bytes = b""
-    confirmed: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +91,24 @@ class Publisher:
         accounts: Accounts,
         database: Database,
         outbox: Outbox,
-        staging: Staging,
-        storage_class: StorageClass,
+        segments: Segments,
         *,
+        vanishing: int,
         ready: Callable[[Sequence[tuple[int, OutboxRow]]], list[tuple[int, OutboxRow]]],
         on_published: Callable[[Entry], None],
         on_floor: Callable[[int], None],
     ) -> None:
-        """`ready` picks the rows that may be published now, in order; `on_published` is told,
-        on the loop, of each entry that leaves the outbox, `on_floor` of the clock reading below
-        which this device has promised, by its head, to publish nothing more."""
+        """`vanishing`: how many providers may vanish. `ready` picks the rows that may be published
+        now, in order; `on_published` is told, on the loop, of each entry that leaves the outbox,
+        `on_floor` of the clock reading below which this device has promised, by its head, to
+        publish nothing more."""
         self._keys = keys
         self._writer = writer
         self._accounts = accounts
         self._database = database
         self._outbox = outbox
-        self._staging = staging
-        self._class = storage_class
+        self._segments = segments
+        self._vanishing = vanishing
         self._ready = ready
         self._on_published = on_published
         self._on_floor = on_floor
@@ -164,13 +152,8 @@ class Publisher:
         return [one.sid for one in self.pending() if one.sid]
 
     def pending(self) -> list[Pending]:
-        """Segments that are not in all their accounts, control first, in order."""
-        rows = self._table.scan(b"p")
-        return [msgspec.msgpack.decode(value, type=Pending) for _, value in rows]
-
-    @staticmethod
-    def _key(pending: Pending, kind: bytes = b"p") -> bytes:
-        return kind + bytes((pending.chain,)) + pending.sequence.to_bytes(8)
+        """Segments that are not in all their accounts."""
+        return self._segments.pending()
 
     # --- rounds -------------------------------------------------------------------------------
 
@@ -199,11 +182,12 @@ class Publisher:
         """
         async with self._lock:
             await self._make_sure_to_be_alone()
-            await self._put_pending()
+            await self._segments.put_wanted()
             until = self._outbox.next_sequence
             while self._cut_segments(until):
-                await self._put_pending()
+                await self._segments.put_wanted()
             await self._put_heads()
+            await self._segments.catch_up()
 
     def _cut_segments(self, until: int) -> bool:
         """Make segments of what may be published now; whether there was anything older than
@@ -241,88 +225,12 @@ class Publisher:
         else:
             self._put_state(msgspec.structs.replace(state, namespace=tip))
         self._table.put(b"clock", self._writer.clock.last.to_bytes(8))
-        pending = Pending(chain, segment.sequence)
-        self._table.put(self._key(pending), _encode(pending))
-        self._table.put(self._key(pending, b"r"), record)
+        self._segments.add(chain, segment.sequence, record)
         for number, row in rows:
             self._outbox.drop(number)
             self._on_published(row.entry)
 
-    # --- putting ------------------------------------------------------------------------------
-
-    async def _put_pending(self) -> None:
-        pending = self.pending()
-        if not pending:
-            return
-        await self._database.durable()
-        for one in pending:
-            await self._put_segment(one)
-
-    async def _put_segment(self, pending: Pending) -> None:
-        """Bring the missing fragments of a segment into accounts; at least its quorum."""
-        if not pending.sid:
-            pending = await self._seal(pending)
-        pieces = await trio.to_thread.run_sync(self._encode_segment, pending.sid)
-        n, k = self._class.n, self._class.k
-        homes = dict(enumerate(homes_of(self._accounts, n, pending.sequence)))
-        confirmed = set(pending.confirmed)
-        parcels = []
-        for index, account in homes.items():
-            if account.id in confirmed:
-                continue
-            name = self._keys.segment_name(
-                self._keys.epoch,
-                self._writer.device,
-                pending.chain,
-                pending.sequence,
-                account.id,
-            )
-            parcel = Parcel(index, account, name, pieces[index])
-            self._accounts.ledger.put_object(account.id, name, parcel.size_bytes)
-            parcels.append(parcel)
-        await self._database.durable()
-        await put_all(
-            parcels,
-            lambda parcel: confirmed.add(parcel.account.id),
-            lambda: len(confirmed) >= k,
-        )
-        pending = msgspec.structs.replace(pending, confirmed=tuple(sorted(confirmed)))
-        if len(confirmed) >= min(n, len(homes)):
-            self._table.delete(self._key(pending))
-            sid = pending.sid
-            self._database.after_commit(lambda: self._staging.release(sid))
-        else:
-            self._table.put(self._key(pending), _encode(pending))
-        if len(confirmed) < k:
-            raise Unreachable(f"{len(confirmed)} of {k} accounts took a journal segment")
-
-    async def _seal(self, pending: Pending) -> Pending:
-        """Seal and stage a record under a fresh sid, which is committed before any put."""
-        record = self._table.get(self._key(pending, b"r"))
-        if record is None:
-            raise Damaged("a journal record that is to be published is gone")
-        sid = await trio.to_thread.run_sync(self._seal_in_worker, record)
-        pending = msgspec.structs.replace(pending, sid=sid)
-        self._table.put(self._key(pending), _encode(pending))
-        self._table.delete(self._key(pending, b"r"))
-        await self._database.durable()
-        return pending
-
-    def _seal_in_worker(self, record: bytes) -> Sid:
-        sid = Sid(self._writer.device + self._writer.random_bytes(16))
-        sealed = seal_record(self._keys, sid=sid, kind=Kind.SEGMENT, record=record)
-        self._staging.put(sid, codec.stage_bytes(sealed))
-        return sid
-
-    def _encode_segment(self, sid: bytes) -> Mapping[int, list[Buffer]]:
-        sealed = codec.load_staged(self._staging.read(sid))
-        return codec.encode_fragments(
-            self._keys,
-            sealed,
-            k=self._class.k,
-            n=self._class.n,
-            layout=Layout(self._class.layout),
-        )
+    # --- heads ------------------------------------------------------------------------------------
 
     async def _put_heads(self) -> None:
         """Tell every account that does not know it where the journal ends."""
@@ -336,6 +244,7 @@ class Publisher:
             return
         await self._database.durable()
         floor = self._floor()
+        self._table.put(b"clock", self._writer.clock.last.to_bytes(8))
         pieces = await trio.to_thread.run_sync(self._seal_head, state, floor)
         parcels = []
         for account in behind:
@@ -348,11 +257,11 @@ class Publisher:
         def stored(parcel: Parcel) -> None:
             self._heads[parcel.account.id] = state.count
 
-        needed = min(len(self._accounts), self._class.n - self._class.k + 1)
+        needed = self._needed
         await put_all(parcels, stored, lambda: self._heads_at(state.count) >= needed)
         have = self._heads_at(state.count)
         if have < needed:
-            raise Unreachable(f"{have} of {needed} accounts took the journal's head")
+            raise Unreachable(f"{have} of {needed} providers took the journal's head")
         self._put_state(
             msgspec.structs.replace(
                 self.state, published=ends, published_at_ns=self._writer.wall_ns()
@@ -377,11 +286,9 @@ class Publisher:
             text += " unmount it, move its state directory away, and run `aggfs recover`"
             self._database.give_up(text)
             raise Forked(text)
-        needed = min(len(self._accounts), self._class.n - self._class.k + 1)
-        if len(self._asked) < needed:
-            raise Unreachable(
-                f"{len(self._asked)} of {needed} accounts that publishing needs answer"
-            )
+        answer = self._providers(lambda account: account.id in self._asked)
+        if answer < self._needed:
+            raise Unreachable(f"{answer} of {self._needed} providers that publishing needs answer")
 
     async def _ask(self, account: Account) -> None:
         name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
@@ -415,8 +322,16 @@ class Publisher:
         )
 
     def _heads_at(self, count: int) -> int:
-        """How many accounts have this head."""
-        return sum(self._heads.get(account.id) == count for account in self._accounts)
+        """How many providers have this head."""
+        return self._providers(lambda account: self._heads.get(account.id) == count)
+
+    def _providers(self, counts: Callable[[Account], bool]) -> int:
+        return len({account.provider for account in self._accounts if counts(account)})
+
+    @property
+    def _needed(self) -> int:
+        """How many providers are more than may vanish."""
+        return min(self._providers(lambda _: True), self._vanishing + 1)
 
     def _heads_behind(self) -> list[Account]:
         """The accounts that do not know where the journal ends."""

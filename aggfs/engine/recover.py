@@ -57,10 +57,9 @@ async def find_volume(stores: Sequence[tuple[str, Store]], secret: Secret, repor
         opened = await trio.to_thread.run_sync(open_newest, sources, secret)
         identify(sources, opened.keyring)
         known = sum(source.id != NO_ACCOUNT for source in sources)
-        if known < opened.policy.k:
-            raise Unreachable(
-                f"{known} of at least {opened.policy.k} accounts of the volume answer"
-            )
+        needed = -(-opened.policy.k // opened.policy.per_provider)
+        if known < needed:
+            raise Unreachable(f"{known} of at least {needed} accounts of the volume answer")
         return Found(sources, opened)
 
 

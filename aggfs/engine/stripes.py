@@ -22,9 +22,14 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
+<<<<<<< Updated upstream
 from aggfs.engine.pool import Pool
 from aggfs.engine.upload import Parcel, put_all
 from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
+=======
+from aggfs.engine.upload import Parcel, Spreading, put_all
+from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, NotFound, StoreError, Unreachable
+>>>>>>> Stashed changes
 from aggfs.formats.record import Buffer
 from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.plan import plan_fragments, plan_missing
@@ -47,6 +52,12 @@ class Policy:
 
     storage_class: StorageClass
     per_provider: int
+
+    @property
+    def spreading(self) -> Spreading:
+        """The same for what the journal puts."""
+        used = self.storage_class
+        return Spreading(used.k, used.n, used.layout, self.per_provider)
 
 
 class Stripes:

@@ -34,15 +34,61 @@ class Parcel:
         return sum(len(piece) for piece in self.pieces)
 
 
-def homes_of(accounts: Iterable[Account], n: int, turn: int) -> list[Account]:
-    """The accounts that take the n fragments of a record of the journal, in order: one of each
-    provider in a fixed order, turned, so that parity rotates and a retry chooses the same."""
-    providers: dict[str, Account] = {}
-    for account in sorted(accounts, key=lambda one: one.id):
-        providers.setdefault(account.provider, account)
-    homes = list(providers.values())
-    start = turn % len(homes)
-    return (homes[start:] + homes[:start])[:n]
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The accounts that take the fragments of a record of the journal, in order, and how many of
+    these it takes to read it."""
+
+    homes: tuple[Account, ...]
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spreading:
+    """How records of the journal are spread: as data is, but at most one fragment an account,
+    because their names tell no index."""
+
+    k: int
+    n: int
+    layout: int
+    per_provider: int
+
+    @property
+    def vanishing(self) -> int:
+        """How many providers may vanish."""
+        return (self.n - self.k) // self.per_provider
+
+    def of(self, accounts: Iterable[Account], *, turn: int) -> Spread:
+        """In a fixed order, turned, so that parity rotates.
+
+        As few of a provider as do. Where there are fewer accounts than n, fewer fragments are
+        made, and as many providers may still vanish as the data survives; no provider gets as
+        many as k.
+        """
+        providers: dict[str, list[Account]] = {}
+        for account in sorted(accounts, key=lambda one: one.id):
+            providers.setdefault(account.provider, []).append(account)
+        held = list(providers.values())
+        for most in range(1, self.per_provider + 1):
+            homes = _first_of_each(held, most)
+            if len(homes) >= self.n:
+                start = turn % len(homes)
+                return Spread(tuple((homes[start:] + homes[:start])[: self.n]), self.k)
+        for most in range(self.per_provider, 0, -1):
+            k = self._fewer(held, most)
+            if k > most:
+                return Spread(tuple(_first_of_each(held, most)), k)
+        return Spread(tuple(_first_of_each(held, 1)), 2)
+
+    def _fewer(self, held: Sequence[Sequence[Account]], most: int) -> int:
+        """How many fragments are left when as many providers vanish as the data survives."""
+        counts = sorted(min(most, len(accounts)) for accounts in held)
+        return min(self.k, sum(counts[: max(0, len(counts) - self.vanishing)]))
+
+
+def _first_of_each(held: Sequence[Sequence[Account]], most: int) -> list[Account]:
+    """At most so many accounts of each provider, neighbours of different ones."""
+    return [accounts[at] for at in range(most) for accounts in held if at < len(accounts)]
 
 
 async def put_all(
