@@ -16,6 +16,7 @@ import trio
 from aggfs import assemble
 from aggfs.config import AccountConfig, Config, MountConfig
 from aggfs.daemon.main import Service, serve
+from aggfs.engine.identity import HEADER_NAME
 from aggfs.model import AccountId, DeviceId, Layout, VolumeId
 from aggfs.mount.options import MountOptions
 from aggfs.placement.policy import StorageClass
@@ -44,7 +45,7 @@ def config_of(state: Path) -> Config:
 async def run(state: Path, service: Service) -> None:
     """Make the volume if need be, and serve it until told to stop."""
     config = config_of(state)
-    if not (state / assemble.HEADER_NAME).exists():
+    if not (state / HEADER_NAME).exists():
         await assemble.create_volume(config, str(state), secrets=[])
     volume = assemble.open_volume(config, str(state))
     await serve(volume, service, partial(print, "ready", flush=True))
