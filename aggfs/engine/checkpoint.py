@@ -24,13 +24,8 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import seal_record
 from aggfs.engine.accounts import Accounts
 from aggfs.engine.publish import JournalState, Publisher, Writer, read_state
-<<<<<<< Updated upstream
-from aggfs.engine.upload import Parcel, homes_of, put_all
-from aggfs.errors import Unreachable
-=======
 from aggfs.engine.upload import Parcel, Spread, Spreading, put_all
-from aggfs.errors import NotFound, StoreError, Unreachable
->>>>>>> Stashed changes
+from aggfs.errors import Unreachable
 from aggfs.formats.checkpoint import CheckpointHead, encode_parts
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer

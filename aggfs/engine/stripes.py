@@ -22,14 +22,9 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
-<<<<<<< Updated upstream
 from aggfs.engine.pool import Pool
-from aggfs.engine.upload import Parcel, put_all
-from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
-=======
 from aggfs.engine.upload import Parcel, Spreading, put_all
-from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, NotFound, StoreError, Unreachable
->>>>>>> Stashed changes
+from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.plan import plan_fragments, plan_missing
