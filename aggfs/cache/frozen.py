@@ -27,6 +27,7 @@ class FrozenBytes:
     ) -> None:
         self._raw = raw
         self._presence = presence
+        self._new_ranges = new_ranges
         self._directory = directory
         self._aside: UnitFile | None = None
         self._aside_present = new_ranges()
@@ -103,7 +104,23 @@ class FrozenBytes:
             wide = group_of(0, valid, self._raw.granule)[1]
             self.sums[at // UNIT_BYTES] = valid, checksum(raw[at - start : at - start + wide])
 
-    def clean_units(self, done: RangeSet) -> dict[int, Unit]:
+    def clean(self, done: RangeSet) -> RangeSet:
+        """Blocks `done` are safe elsewhere, lock held: what was not edited since is clean; those
+        bytes."""
+        presence, cleaned = self._presence, self._new_ranges()
+        kept = [part for pair in self.newer for part in presence.dirty.intersect(*pair)]
+        for first, stop in done:
+            start, end = self.span(first, stop)
+            cleaned.add(start, end)
+            cleaned.remove_all(presence.holes(start, end))
+            presence.dirty.remove(start, end)
+        presence.dirty.add_all(kept)
+        cleaned.remove_all(self.newer)
+        presence.clean.add_all(cleaned)
+        presence.changed.update(self._clean_units(done))
+        return cleaned
+
+    def _clean_units(self, done: RangeSet) -> dict[int, Unit]:
         """The rows of units that were read out, belong to `done`, and hold no newer edit."""
         found = {}
         for unit, row in self.sums.items():

@@ -20,12 +20,11 @@ from aggfs.cache.frozen import Frozen, FrozenBytes
 from aggfs.cache.presence import FOR_EVER, Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sidecar import Sidecar
-from aggfs.cache.sums import UNITS_PER_BLOCK, CleanSums, Unit
+from aggfs.cache.sums import CleanSums
 from aggfs.cache.unitfile import UNIT_BYTES, Buffer, UnitFile, checksum, disk_refusal, group_of
-from aggfs.errors import Busy, Damaged, LocalDiskFailed
+from aggfs.errors import Busy, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
 
-FEW_BLOCKS = 16
 Pairs = list[tuple[int, int]]
 
 
@@ -118,19 +117,9 @@ class SparseFile:
             return
         with self._lock:
             for low, high in self._loaded.missing(first, stop):
-                self._load_rows(low, high)
+                for block, units in self._rows.known(low, high):
+                    self._presence.admit_clean(block, units)
             self._loaded.add(first, stop)
-
-    def _load_rows(self, first: int, stop: int) -> None:
-        if stop - first <= FEW_BLOCKS:
-            for block in range(first, stop):
-                self._presence.admit_clean(block, self._rows.block(block))
-            return
-        try:
-            for block, units in self._rows.blocks(first, stop):
-                self._presence.admit_clean(block, units)
-        except Damaged:  # what comes after is fetched again
-            return
 
     def missing(self, start: int, end: int) -> Pairs:
         """Loop: the holes of [start, end), in order. Bytes that turn out to be wrong when they
@@ -366,13 +355,8 @@ class SparseFile:
             if self._retired or not changed:
                 return
             self._presence.recorded = True
-        blocks: dict[int, dict[int, Unit]] = {}
-        for unit, row in changed.items():
-            block, index = divmod(unit, UNITS_PER_BLOCK)
-            blocks.setdefault(block, {})[index] = row
         with contextlib.suppress(LocalDiskFailed):
-            for block, units in blocks.items():
-                self._rows.put(block, units)
+            self._rows.put_all(changed)
 
     # --- sending out --------------------------------------------------------------------------
 
@@ -417,25 +401,11 @@ class SparseFile:
             frozen.close()
             if self._retired:
                 return
-            cleaned = self._clean(frozen, done) if done else self._new_ranges()
+            cleaned = frozen.clean(done) if done else self._new_ranges()
         self.settle()
         if cleaned:
             self._unmarking += 1
             self._after_commit(lambda: self._unmark(cleaned))
-
-    def _clean(self, frozen: FrozenBytes, done: RangeSet) -> RangeSet:
-        presence, cleaned = self._presence, self._new_ranges()
-        kept = [part for pair in frozen.newer for part in presence.dirty.intersect(*pair)]
-        for first, stop in done:
-            start, end = frozen.span(first, stop)
-            cleaned.add(start, end)
-            cleaned.remove_all(presence.holes(start, end))
-            presence.dirty.remove(start, end)
-        presence.dirty.add_all(kept)
-        cleaned.remove_all(frozen.newer)
-        presence.clean.add_all(cleaned)
-        presence.changed.update(frozen.clean_units(done))
-        return cleaned
 
     def _unmark(self, cleaned: RangeSet) -> None:
         """Those ranges are safe elsewhere, and that is committed."""

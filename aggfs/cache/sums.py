@@ -11,6 +11,7 @@
 A row is a hint that is proved at the first touch: losing one costs a fetch, never data.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -25,6 +26,7 @@ UNITS_PER_BLOCK = BLOCK_BYTES // UNIT_BYTES
 Unit = tuple[int, int]  # valid bytes, checksum
 _ROW = struct.Struct("<IIQIQIQIQ")
 _CUT = struct.Struct("<IQ")
+FEW_BLOCKS = 16
 _PAGE_ROWS = 256
 _LOST_ERA = 1 << 31
 _UNKNOWN_END = 1 << 62
@@ -72,6 +74,16 @@ class CleanSums:
             return _NO_UNITS
         return _NO_UNITS if value is None else self._units(block, value)
 
+    def known(self, first: int, end: int) -> Iterator[tuple[int, tuple[Unit, ...]]]:
+        """What is recorded of the blocks of [first, end). A damaged row may end it early: what
+        comes after is then fetched again."""
+        if end - first <= FEW_BLOCKS:
+            for block in range(first, end):
+                yield block, self.block(block)
+            return
+        with contextlib.suppress(Damaged):
+            yield from self.blocks(first, end)
+
     def blocks(self, first: int, end: int) -> Iterator[tuple[int, tuple[Unit, ...]]]:
         """The recorded blocks of [first, end), in order. Raises Damaged."""
         after = self._prefix + (first - 1).to_bytes(8) if first else None
@@ -93,6 +105,15 @@ class CleanSums:
             return units
         room = self._low // UNIT_BYTES - block * UNITS_PER_BLOCK
         return tuple(unit if index < room else (0, 0) for index, unit in enumerate(units))
+
+    def put_all(self, changed: Mapping[int, Unit]) -> None:
+        """Record units by their number in the file; (0, 0) forgets one."""
+        blocks: dict[int, dict[int, Unit]] = {}
+        for unit, row in changed.items():
+            block, index = divmod(unit, UNITS_PER_BLOCK)
+            blocks.setdefault(block, {})[index] = row
+        for block, units in blocks.items():
+            self.put(block, units)
 
     def put(self, block: int, units: Mapping[int, Unit]) -> None:
         """Record some units of a block, by their index in it; (0, 0) forgets one."""
