@@ -36,6 +36,7 @@ from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
+from aggfs.engine.foreign import ForeignBytes
 from aggfs.engine.headers import put_on_all
 from aggfs.engine.identity import Identity, keep_cache_form, load_header, save_header
 from aggfs.engine.local import LocalCopies
@@ -69,6 +70,7 @@ from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
 from aggfs.sync.order import ready
 
+PADDED_FREE = 15  # of 16 bytes of room; the last one is for padding
 TABLES = (
     *account_tables.TABLES,
     *attend.TABLES,
@@ -297,6 +299,7 @@ class _Assembly:
         limit = self.config.mount.staging_limit_bytes
         if self.database.low_on_space and not self.database.restore_headroom():
             limit = Size(0)
+        free = free * PADDED_FREE // 16
         return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
 
     async def _wait_for_progress(self) -> None:
@@ -398,7 +401,10 @@ class _Assembly:
         )
         changes = Changes(self.opened, surroundings)
         attendant = Attendant(self.accounts, self.database, lambda: changes.header, os.urandom)
-        jobs = {"attending to accounts": attendant.run}
+        jobs = {
+            "attending to accounts": attendant.run,
+            "measuring what is foreign": ForeignBytes(self.accounts).run,
+        }
 
         async def look(volume: Volume, arguments: Mapping[str, object]) -> dict[str, object]:
             """Ask the accounts that are away whether they are back, now."""

@@ -80,6 +80,7 @@ class Account:
     pool: str = ""
     pool_free_bytes: int | None = None
     used_when_asked: int = 0
+    foreign_bytes: int = 0
 
     @property
     def healthy(self) -> bool:
@@ -156,16 +157,19 @@ class Accounts:
             except StoreError as error:
                 account.failed(error)
 
-    def states(self) -> Sequence[AccountState]:
-        """What placement may know of the accounts, in a stable order."""
+    def states(self, *, pressed: bool = False) -> Sequence[AccountState]:
+        """What placement may know of the accounts, in a stable order. `pressed`: what is to be
+        placed was accepted already, and may go where else nothing more is accepted."""
         grown: dict[str, int] = {}
         for one in self._accounts.values():
             more = self.ledger.used_bytes(one.id) - one.used_when_asked
             grown[one.pool] = grown.get(one.pool, 0) + more
-        return [self._state(one, grown[one.pool]) for one in self._accounts.values()]
+        return [
+            self._state(one, grown[one.pool], pressed=pressed) for one in self._accounts.values()
+        ]
 
-    def _state(self, account: Account, grown_bytes: int) -> AccountState:
-        used = self.ledger.used_bytes(account.id)
+    def _state(self, account: Account, grown_bytes: int, *, pressed: bool) -> AccountState:
+        used = self.ledger.used_bytes(account.id) + account.foreign_bytes
         free = account.pool_free_bytes
         return AccountState(
             account=account.id,
@@ -177,4 +181,5 @@ class Accounts:
             writable=not account.full,
             pool=account.pool if free is not None else "",
             pool_free_bytes=None if free is None else max(0, free - grown_bytes),
+            pressed=pressed,
         )

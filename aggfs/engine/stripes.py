@@ -9,9 +9,10 @@ staging file given back. After a restart `run` goes on where the rows say.
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -27,6 +28,7 @@ from aggfs.engine.upload import Parcel, Spreading, put_all
 from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
+from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
 
@@ -37,6 +39,7 @@ JOBS = 3
 JOBS_BEHIND = 2  # of these, catching up: a new stripe always finds a place soon
 ROUND = 64
 LOOKED_AT = 1000
+Plan = TypeVar("Plan")
 logger = logging.getLogger(__name__)
 
 
@@ -161,13 +164,15 @@ class Stripes:
         used = self._policy.storage_class
         size = codec.fragment_bytes(sealed.sealed_bytes, used.k)
         try:
-            places = plan_fragments(
-                self._accounts.states(),
-                n=used.n,
-                k=used.k,
-                q=self._policy.per_provider,
-                size_bytes=size,
-                seed=sealed.sid,
+            places = self._placed(
+                lambda states: plan_fragments(
+                    states,
+                    n=used.n,
+                    k=used.k,
+                    q=self._policy.per_provider,
+                    size_bytes=size,
+                    seed=sealed.sid,
+                )
             )
         except (NoSpace, Unreachable) as error:
             logger.warning("a stripe waits in staging: %s", error)
@@ -180,6 +185,14 @@ class Stripes:
         for place in places:
             if place:
                 self._accounts.ledger.add(place, size)
+
+    def _placed(self, plan: Callable[[Sequence[AccountState]], Plan]) -> Plan:
+        """A plan over the accounts as they are. What a writer was promised must go somewhere: a
+        stripe that finds no room may use some of what is kept in reserve. Raises `NoSpace`."""
+        try:
+            return plan(self._accounts.states())
+        except NoSpace:
+            return plan(self._accounts.states(pressed=True))
 
     async def wait_for_slot(self, seconds: float) -> bool:
         """Whether a send could begin within so many seconds."""
@@ -299,15 +312,17 @@ class Stripes:
             return False
         size = codec.fragment_bytes(row.sealed_bytes, row.k)
         try:
-            found = plan_missing(
-                self._accounts.states(),
-                held=[state.may_hold(index) for index in range(len(row.places))],
-                missing=homeless,
-                n=len(row.places),
-                k=row.k,
-                q=self._policy.per_provider,
-                size_bytes=size,
-                seed=row.sid,
+            found = self._placed(
+                lambda states: plan_missing(
+                    states,
+                    held=[state.may_hold(index) for index in range(len(row.places))],
+                    missing=homeless,
+                    n=len(row.places),
+                    k=row.k,
+                    q=self._policy.per_provider,
+                    size_bytes=size,
+                    seed=row.sid,
+                )
             )
         except (NoSpace, Unreachable):
             return False

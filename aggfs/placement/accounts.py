@@ -25,7 +25,7 @@ class AccountState:
     `quota_bytes` 0 means: not declared. `pool` names the space that several accounts share (two
     directories on one file system); `pool_free_bytes` is what that space has left, None where
     nobody says. A healthy account answers; a writable one may take new fragments (not drained,
-    not read-only).
+    not read-only). `pressed`: what is to be placed was accepted already.
     """
 
     account: AccountId
@@ -37,6 +37,7 @@ class AccountState:
     writable: bool = True
     pool: str = ""
     pool_free_bytes: int | None = None
+    pressed: bool = False
 
     @property
     def capacity_bytes(self) -> int:
@@ -47,7 +48,7 @@ class AccountState:
         if self.pool_free_bytes is not None:
             bounds.append(self.used_bytes + self.pool_free_bytes)
         gross = min(bounds) if bounds else max(UNDECLARED_BYTES, 2 * self.used_bytes)
-        return gross - reserve_bytes(gross)
+        return gross - reserve_bytes(gross, pressed=self.pressed)
 
     @property
     def free_bytes(self) -> int:
@@ -59,12 +60,14 @@ class AccountState:
         return (self.used_bytes + more_bytes) / max(1, self.capacity_bytes)
 
 
-def reserve_bytes(gross_bytes: int) -> int:
+def reserve_bytes(gross_bytes: int, *, pressed: bool = False) -> int:
     """What is kept for segments, deletes and repair: 1 % or 64 MiB, whichever is more.
 
-    At most an eighth, so that a small account stays usable.
+    At most an eighth, so that a small account stays usable. Half of it where accepted data must
+    go somewhere: writers are granted bytes, but stripes go in whole fragments.
     """
-    return max(gross_bytes // 100, min(RESERVE_BYTES, gross_bytes // 8))
+    reserve = max(gross_bytes // 100, min(RESERVE_BYTES, gross_bytes // 8))
+    return reserve // 2 if pressed else reserve
 
 
 def pool_free_bytes(accounts: Iterable[AccountState]) -> Mapping[str, int]:
@@ -74,8 +77,13 @@ def pool_free_bytes(accounts: Iterable[AccountState]) -> Mapping[str, int]:
     """
     free: dict[str, int] = {}
     used: dict[str, int] = {}
+    pressed = False
     for state in accounts:
+        pressed = pressed or state.pressed
         if state.pool and state.pool_free_bytes is not None:
             free[state.pool] = min(state.pool_free_bytes, free.get(state.pool, 1 << 63))
             used[state.pool] = used.get(state.pool, 0) + state.used_bytes
-    return {pool: max(0, free[pool] - reserve_bytes(used[pool] + free[pool])) for pool in free}
+    return {
+        pool: max(0, free[pool] - reserve_bytes(used[pool] + free[pool], pressed=pressed))
+        for pool in free
+    }

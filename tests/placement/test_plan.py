@@ -255,6 +255,18 @@ def test_what_df_promises_can_be_written(states, code):
     assert written >= 0.97 * promised
 
 
+def test_data_that_was_accepted_may_go_where_nothing_more_is_accepted() -> None:
+    full = [account(number, 40 * MIB, used_bytes=34 * MIB) for number in range(3)]
+    shape = {"n": 3, "k": 2, "q": 1}
+    assert usable_free_bytes(full, **shape) < 4 * MIB
+    with pytest.raises(NoSpace):
+        plan_fragments(full, **shape, size_bytes=3 * MIB, seed=b"")
+    pressed = [replace(state, pressed=True) for state in full]
+    assert len(set(plan_fragments(pressed, **shape, size_bytes=3 * MIB, seed=b""))) == 3
+    with pytest.raises(NoSpace):
+        plan_fragments(pressed, **shape, size_bytes=4 * MIB, seed=b"")
+
+
 def test_placement_moves_on_when_one_account_is_full():
     states = [account(0, GIB, used_bytes=GIB), *(account(i, GIB) for i in range(1, 4))]
     places = plan_fragments(states, n=3, k=2, q=1, size_bytes=MIB, seed=b"")
