@@ -411,7 +411,7 @@ class _Assembly:
             await attendant.look()
             return await report.status(volume, arguments)
 
-        volume = Volume(parts, {**VERBS, **changes.verbs(), "look": look}, jobs)
+        volume = Volume(parts, {**report.VERBS, **changes.verbs(), "look": look}, jobs)
         self.files.wait_for_accounts(
             volume.store,
             at_fsync=self.config.mount.fsync == "cloud",
@@ -446,13 +446,3 @@ def _disk_of(config: AccountConfig) -> str:
         return default_provider(config)
     except Refused:
         return ""
-
-
-VERBS = {
-    "status": report.status,
-    "where": report.where,
-    "why": report.why,
-    "holes": report.holes,
-    "checkpoint": report.checkpoint,
-    "evict": report.evict,
-}

@@ -263,3 +263,13 @@ async def evict(volume: Volume, arguments: Arguments) -> Answer:
         numbers = list(volume.parts.local.cached())
     evicted, kept = await volume.parts.local.evict(numbers)
     return {"evicted_bytes": evicted, "kept_bytes": kept}
+
+
+VERBS = {
+    "status": status,
+    "where": where,
+    "why": why,
+    "holes": holes,
+    "checkpoint": checkpoint,
+    "evict": evict,
+}
