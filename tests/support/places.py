@@ -19,6 +19,7 @@ class Place(Protocol):
 
     name: str
     provider: str
+    quota: int
 
     def spec(self) -> str:
         """As `aggfs init --account` takes it."""
@@ -138,6 +139,12 @@ class BucketPlace:
     def read(self, key: str) -> bytes:
         with contextlib.closing(self.server.client()) as client:
             return bytes(client.get_object(**self._named(key))["Body"].read())
+
+    def listing_under(self, prefix: str) -> list[str]:
+        """Keys of the bucket, whoever they belong to."""
+        with contextlib.closing(self.server.client()) as client:
+            found = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+            return [each["Key"] for each in found.get("Contents", ())]
 
     def head(self, key: str) -> dict[str, object]:
         """What the server tells of an object beside its bytes."""
