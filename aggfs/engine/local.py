@@ -54,7 +54,7 @@ class LocalCopies:
             holes = missing
         gaps = list(_without(missing, holes))
         self._open_files.rest(file)
-        return holes, gaps
+        return _joined(holes), gaps
 
     def dirty_ranges(self, number: int) -> Pairs:
         """The local edits of a file that are not in stripes yet, in bytes."""
@@ -121,6 +121,17 @@ class LocalCopies:
 
 def _end(extent: Extent) -> int:
     return (extent.block + extent.count) * BLOCK_BYTES
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Pairs:
+    """Ranges in order, those that touch each other as one."""
+    joined: Pairs = []
+    for start, end in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _without(
