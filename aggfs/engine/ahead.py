@@ -31,7 +31,7 @@ class ReadAhead:
             self._read_bytes = self._reached = 0
             self._window = 1
             self._position = start
-        self._read_bytes += max(0, end - self._position)
+        self._read_bytes += max(0, end - max(start, self._position))  # what is skipped is not read
         self._position = max(self._position, end)
         if self._read_bytes < SEQUENTIAL_BYTES:
             return None

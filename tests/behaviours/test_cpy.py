@@ -1,0 +1,163 @@
+"""CPY: copies by block id, version and hole."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aggfs.cli import exits
+from tests.support.mounting import needs_fuse
+from tests.support.places import Place
+from tests.support.samples import noise, write_noise
+from tests.support.stage import MIB, Stage, shows
+from tests.support.volumes import LiveVolume
+
+pytestmark = needs_fuse
+BLOCK = 256 * 1024
+CELLS = BLOCK + 3 * 200  # a block's cells and MACs are a little more than the block
+
+
+def _cold(stage: Stage, places: list[Place] | None = None, *, k: int, n: int) -> LiveVolume:
+    """A volume with a file of 16 MiB, of which nothing is here."""
+    volume = stage.volume(places, k=k, n=n)
+    write_noise(volume.folder / "file", 16 * MIB)
+    volume.flush()
+    volume.wait_until_quiet()
+    volume.evict()
+    return volume
+
+
+def _pread(path: Path, length: int, offset: int) -> bytes:
+    """As a program reads that does not read on: the kernel is told not to read ahead."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
+
+
+@shows("CPY-1")
+def test_a_small_read_moves_one_block(stage: Stage):
+    """4 KiB out of 16 MiB: k range reads of one cell each; holes shows the rest as not here."""
+    volume = _cold(stage, k=3, n=5)
+    path = volume.folder / "file"
+    asked, received = volume.asked(), volume.received_bytes()
+    offset = 9 * MIB + 100_000
+    assert _pread(path, 4096, offset) == noise(16 * MIB)[offset : offset + 4096]
+    ranges = volume.asked()["get_range"] - asked["get_range"]
+    moved = volume.received_bytes() - received
+    holes = volume.explained("holes", path)["holes"]
+    stage.tell(f"a read of 4 KiB: {ranges} range reads, {moved} bytes moved; holes now {holes}")
+    assert ranges == 3
+    assert BLOCK <= moved <= CELLS
+    start = offset // BLOCK * BLOCK
+    assert holes == [[0, start], [start + BLOCK, 16 * MIB]]
+
+
+@shows("CPY-2")
+def test_overlapping_reads_share_their_fetches(stage: Stage):
+    """Sixteen readers of four blocks at once: each block comes once."""
+    volume = _cold(stage, k=2, n=3)
+    path, data = volume.folder / "file", noise(16 * MIB)
+    received = volume.received_bytes()
+    offsets = [5 * MIB * (number % 4) + 5000 * number for number in range(16)]
+    found: dict[int, bytes] = {}
+
+    def read(number: int) -> None:
+        found[number] = _pread(path, 4096, offsets[number])
+
+    _at_once([lambda number=number: read(number) for number in range(16)])
+    for number, offset in enumerate(offsets):
+        assert found[number] == data[offset : offset + 4096]
+    blocks = {offset // BLOCK for offset in offsets}
+    moved = volume.received_bytes() - received
+    stage.tell(f"16 readers at once within {len(blocks)} blocks: {moved / BLOCK:.2f} blocks moved")
+    assert moved <= len(blocks) * CELLS
+
+
+def _at_once(actions: list[Callable[[], None]]) -> None:
+    gate = threading.Barrier(len(actions))
+
+    def act(action: Callable[[], None]) -> None:
+        gate.wait()
+        action()
+
+    threads = [threading.Thread(target=act, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+
+
+@shows("CPY-4")
+def test_a_write_into_a_hole_that_is_being_filled_wins(stage: Stage):
+    """The servers hang in mid-fetch, a write lands in the block, they go on: the write is kept."""
+    volume = _cold(stage, [*stage.buckets(2), *stage.directories(1)], k=2, n=3)
+    volume.expect_log("account")
+    path, data = volume.folder / "file", bytearray(noise(16 * MIB))
+    start = 20 * BLOCK
+    found = []
+    reader = threading.Thread(target=lambda: found.append(_pread(path, 4096, start + 8192)))
+    with volume.places[0].hanging(), volume.places[1].hanging():
+        reader.start()
+        volume.wait_until(lambda _: _under_way(volume), "the fetch is under way")
+        descriptor = os.open(path, os.O_WRONLY)
+        assert os.pwrite(descriptor, b"the newest bytes", start + 150_000) == 16
+        os.close(descriptor)
+    reader.join(60)
+    assert not reader.is_alive()
+    data[start + 150_000 : start + 150_016] = b"the newest bytes"
+    assert found == [bytes(data[start + 8192 : start + 8192 + 4096])]
+    assert _pread(path, BLOCK, start) == data[start : start + BLOCK]
+    volume.flush()
+    volume.wait_until_quiet()
+    volume.evict()
+    assert path.read_bytes() == data
+    stage.tell("a write into a block on its way: kept, and the rest of the block filled around it")
+
+
+def _under_way(volume: LiveVolume) -> bool:
+    return volume.asked()["get_range"] > 0
+
+
+@shows("CPY-10")
+def test_a_bad_answer_leaves_the_hole_and_the_next_source_is_asked(stage: Stage):
+    """Corrupt and short answers: others are asked; none left: EIO and still a hole, no bytes."""
+    volume = _cold(stage, k=2, n=3)
+    volume.expect_log("fragment")
+    path, data = volume.folder / "file", noise(16 * MIB)
+    run = volume.explained("where", path)["blocks"][1]
+    offset = run["block"] * BLOCK + 3000
+    objects = [(volume.place(f["account"]), f["key"]) for f in run["fragments"]]
+    good = [place.read(key) for place, key in objects]
+    _spoil(objects[0], good[0])
+    assert _pread(path, 4096, offset) == data[offset : offset + 4096]
+    stage.tell("one corrupt fragment: the read is right")
+    volume.wait_until(lambda now: not now["under_replicated"], "it is made again")
+    _lose_all_but_one(objects, good)
+    volume.evict()
+    before = volume.explained("holes", path)["holes"]
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        _pread(path, 4096, offset)
+    assert volume.explained("holes", path)["holes"] == before
+    stage.tell("two of three corrupt or short: EIO, and the hole is still a hole")
+    for (place, key), bytes_ in zip(objects, good, strict=True):
+        place.write(key, bytes_)
+    assert _pread(path, 4096, offset) == data[offset : offset + 4096]
+    volume.home.aggfs("where", volume.folder / "unknown", code=exits.NO_ENTRY)
+
+
+def _spoil(target: tuple[Place, str], good: bytes) -> None:
+    """Every cell is wrong."""
+    place, key = target
+    place.write(key, good[:128] + bytes(byte ^ 0x55 for byte in good[128:]))
+
+
+def _lose_all_but_one(objects: list[tuple[Place, str]], good: list[bytes]) -> None:
+    _spoil(objects[0], good[0])
+    objects[1][0].write(objects[1][1], good[1][:500])
