@@ -117,8 +117,10 @@ class Account:
         return sum(figures.requests for figures in self.meter().values())
 
     def cost(self) -> float:
-        """How long the next read will take here, as far as anyone can tell."""
-        return self.latency_seconds * (1 + self.in_flight) + (0.0 if self.healthy else 1e3)
+        """How long the next read will take here, as far as anyone can tell. Quick ones are all
+        alike, so that they take turns, and one that was not asked yet gets its turn."""
+        seconds = max(self.latency_seconds, FIRST_LATENCY_SECONDS)
+        return seconds * (1 + self.in_flight) + (0.0 if self.healthy else 1e3)
 
 
 class Accounts:

@@ -163,7 +163,7 @@ class Fetcher:
         self._turn += 1
         turn = self._turn % max(1, len(held))
         held = held[turn:] + held[:turn]
-        ranked = sorted(held, key=lambda one: round(one[1].cost(), 3))
+        ranked = sorted(held, key=lambda one: round(2 * math.log2(one[1].cost())))
         if ranked and self._turn % EXPLORE_EVERY == 0:  # the worst may have become better
             ranked.insert(0, ranked.pop())
         return ranked
@@ -196,9 +196,9 @@ class Fetcher:
         """Ask others beside who is late, as far as hedges are left, and beside who is silent."""
         now = trio.current_time()
         for index, asked_at in race.asked.items():
-            silent = now - asked_at >= SILENT_SECONDS
-            if index in race.late or now - asked_at < self._hedging.late_seconds:
+            if index in race.late or now < asked_at + self._hedging.late_seconds:
                 continue
+            silent = now >= asked_at + SILENT_SECONDS
             if silent or (index not in race.endured and self._hedging.take()):
                 race.late.add(index)
             else:
