@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from aggfs.cache.unitfile import disk_refusal
 from aggfs.errors import Damaged
 
 FREE_SLOTS = 8
@@ -59,7 +60,7 @@ class Staging:
         return self._size_bytes
 
     def put(self, name: bytes, pieces: Sequence[Buffer]) -> None:
-        """Make it durable. Raises OSError; nothing is staged under `name` then."""
+        """Make it durable. Raises NoSpace, LocalDiskFailed; nothing is staged under `name` then."""
         views = [memoryview(piece).cast("B") for piece in pieces]
         size = sum(map(len, views))
         slot = self._slot(size)
@@ -67,10 +68,10 @@ class Staging:
             _overwrite(slot, views, size)
             slot.rename(self._path(name))
             self._sync_directory()
-        except OSError:
+        except OSError as error:
             slot.unlink(missing_ok=True)
             self._path(name).unlink(missing_ok=True)
-            raise
+            raise disk_refusal(error) from error
         with self._lock:
             self._note(name, size)
 

@@ -22,6 +22,8 @@ from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
 QUIET_SECONDS = 5.0
 CLOSED_SECONDS = 0.5
 AGE_SECONDS = 60.0
+CLOSED_FILES = 500
+PAUSE_LIMIT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ class Capture:
         """The dirty files that should be sent out now.
 
         A file that is quiet or old takes all closed ones with it, and so do closed files that
-        fill a stripe together: small files share stripes, and rounds are few.
+        fill a stripe together, or are many: small files share stripes, and rounds are few. What
+        failed is left alone for a while.
         """
         now = trio.current_time()
         pressed, self._pressed = self._pressed, False
@@ -85,13 +88,14 @@ class Capture:
         due: list[OpenFile] = []
         for file in self._open_files.edited():
             quiet = now - file.written_at
-            if file.frozen:
+            if file.frozen or now < file.try_again_at:
                 continue
             if pressed or quiet >= QUIET_SECONDS or now - file.dirty_since >= AGE_SECONDS:
                 due.append(file)
             elif quiet >= CLOSED_SECONDS and not self._open_files.has_handles(file.number):
                 closed.append(file)
-        if due or sum(file.sparse.dirty_bytes for file in closed) >= STRIPE_BYTES:
+        waiting = sum(file.sparse.dirty_bytes for file in closed)
+        if due or waiting >= STRIPE_BYTES or len(closed) >= CLOSED_FILES:
             due += closed
         return [file.number for file in due]
 
@@ -206,6 +210,7 @@ class Capture:
         file = frozen.file
         frozen.captured = True
         file.frozen = False
+        file.failures, file.try_again_at = 0, 0.0
         row = self._row_with_name(file.inode)
         if row is None:  # it would come back to life: nobody may hear of it any more
             frozen.frozen.thaw()
@@ -253,7 +258,14 @@ class Capture:
         return bytes(out[:size])
 
     def failed(self, number: int, error: AggfsError) -> None:
-        """A flush of this file failed; the next close or fsync tells its program."""
+        """This file could not be sent out: the next close tells its program, and it is due again
+        later and later."""
         file = self._open_files.known(number)
-        if file is not None:
-            file.error = error
+        if file is None:
+            return
+        file.error = error
+        now = trio.current_time()
+        if now >= file.try_again_at:  # not the same round
+            pause = min(QUIET_SECONDS * 2.0**file.failures, PAUSE_LIMIT_SECONDS)
+            file.failures += 1
+            file.try_again_at = now + pause

@@ -11,8 +11,9 @@ their write quorum. Nothing here waits for an account, except for room in stagin
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import trio
 
@@ -22,7 +23,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.capture import Capture, FrozenFile
 from aggfs.engine.pool import Pool, Shelf
 from aggfs.engine.stripes import Stripes
-from aggfs.errors import AggfsError, NoSpace
+from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.table import ROWS_LIMIT_BYTES, TableRow, encode_rows, row_bytes
@@ -33,6 +34,7 @@ SEALERS = 2
 SHELF_BYTES = STRIPE_BYTES + 64 * 1024
 TICK_SECONDS = 0.5
 SLOT_SECONDS = 5.0
+ROOM_SECONDS = 60.0
 SCRATCHES = 6
 READ_BLOCKS = 4
 logger = logging.getLogger(__name__)
@@ -187,9 +189,8 @@ class Flusher:
     async def _freeze(self, number: int) -> FrozenFile | None:
         try:
             return await self._capture.freeze(number)
-        except AggfsError as error:
-            logger.warning("a file cannot be sent out now: %s", error)
-            self._capture.failed(number, error)
+        except (OSError, AggfsError) as error:
+            self._tell([number], error)
             return None
 
     async def _seal_all(self, works: Sequence[Work], nursery: trio.Nursery) -> None:
@@ -201,15 +202,21 @@ class Flusher:
                 self._capture.capture(work.file, ())
             else:
                 bulky.append(work)
+        well = cut_into_stripes(work for work in bulky if not work.file.file.failures)
+        # What failed before gets stripes of its own, so that it takes no other file along again.
+        failing = (cut_into_stripes([work]) for work in bulky if work.file.file.failures)
         async with trio.open_nursery() as sealing:
-            for pieces in cut_into_stripes(bulky):
+            for pieces in chain(well, *failing):
                 await self._wait_for_staging()
                 scratch = await self._scratches.take()
                 sealing.start_soon(self._seal_and_send, tuple(pieces), scratch, nursery)
 
     async def _take_inline(self, work: Work) -> None:
-        data = await self._capture.read_frozen(work.file)
-        self._capture.capture(work.file, (), inline=data)
+        try:
+            data = await self._capture.read_frozen(work.file)
+            self._capture.capture(work.file, (), inline=data)
+        except (OSError, AggfsError) as error:
+            self._tell([work.file.file.number], error)
 
     async def _wait_for_staging(self) -> None:
         """Back-pressure: accounts that are slow or away fill staging, then sealing waits."""
@@ -222,22 +229,42 @@ class Flusher:
         lent = False
         try:
             sealed = await self._sealed(pieces, scratch)
+            await self._stage(sealed)
             self._take_over(pieces, sealed)
             if await self._stripes.wait_for_slot(SLOT_SECONDS):
                 nursery.start_soon(self._send, sealed, scratch)
                 lent = True
         except (OSError, AggfsError) as error:
-            self._tell(pieces, error)
+            self._tell({piece.work.file.file.number for piece in pieces}, error)
         finally:
             if not lent:
                 self._scratches.give_back(scratch)
 
-    def _tell(self, pieces: Sequence[Piece], error: Exception) -> None:
-        """A stripe could not be staged: its files stay dirty, and their programs are told."""
-        logger.error("a stripe could not be staged: %s", error)
-        known = error if isinstance(error, AggfsError) else NoSpace(f"the local disk: {error}")
-        for piece in pieces:
-            self._capture.failed(piece.work.file.file.number, known)
+    def _tell(self, numbers: Collection[int], error: OSError | AggfsError) -> None:
+        """These files could not be sent out: they stay dirty, and their programs are told. Raises
+        the error when it is the whole disk's."""
+        if isinstance(error, LocalDiskFailed):
+            raise error
+        logger.warning("%d files cannot be sent out now: %s", len(numbers), error)
+        known = error if isinstance(error, AggfsError) else Damaged(f"the local disk: {error}")
+        for number in numbers:
+            self._capture.failed(number, known)
+
+    async def _stage(self, sealed: codec.SealedStripe) -> None:
+        """Where the local disk is full, wait for stripes to reach the accounts, and put the same
+        bytes again. Raises `NoSpace` when none does; `LocalDiskFailed`."""
+        deadline = trio.current_time() + ROOM_SECONDS
+        while True:
+            try:
+                await trio.to_thread.run_sync(
+                    self._staging.put, sealed.sid, codec.stage_bytes(sealed)
+                )
+                return
+            except NoSpace:
+                if not self._staging.size_bytes or trio.current_time() >= deadline:
+                    raise
+            with trio.move_on_at(deadline):
+                await self._stripes.wait_change()
 
     async def _sealed(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
         shelf = await self._shelves.take()
@@ -250,10 +277,10 @@ class Flusher:
     def _seal(
         self, pieces: Sequence[Piece], scratch: codec.Scratch, shelf: Shelf
     ) -> codec.SealedStripe:
-        """In a worker: read, seal, stage. The stripe's id is drawn here and nowhere else; any
-        failure before the staging file is durable discards it with the bytes."""
+        """In a worker: read and seal. The stripe's id is drawn here and nowhere else; any failure
+        before the staging file is durable discards it with the bytes."""
         sid = Sid(self._device + self._random_bytes(16))
-        sealed = codec.seal_stripe(
+        return codec.seal_stripe(
             self._keys,
             sid=sid,
             kind=Kind.DATA,
@@ -262,8 +289,6 @@ class Flusher:
             compress=self._compression,
             scratch=scratch,
         )
-        self._staging.put(sid, codec.stage_bytes(sealed))
-        return sealed
 
     def _take_over(self, pieces: Sequence[Piece], sealed: codec.SealedStripe) -> None:
         """Rows for a staged stripe, and for every file that is complete with it; one

@@ -22,7 +22,9 @@ Job = Callable[[], Awaitable[None]]
 class Jobs:
     """What runs in the background of a volume. `troubles` has what ended a job last, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_disk_failure: Callable[[str], None]) -> None:
+        """`on_disk_failure` is told when a job found that the local disk has failed."""
+        self._on_disk_failure = on_disk_failure
         self.troubles: dict[str, str] = {}
 
     async def keep(self, name: str, job: Job) -> None:
@@ -35,6 +37,7 @@ class Jobs:
             except Exception as error:  # noqa: BLE001 - see the module's text
                 self._note(name, error)
                 if _is_final(error):
+                    self._on_disk_failure(str(_of_ours(error) or error))
                     return
             if trio.current_time() - began > PAUSE_LIMIT_SECONDS:
                 pause = FIRST_PAUSE_SECONDS

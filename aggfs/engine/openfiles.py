@@ -38,7 +38,8 @@ class Edit(msgspec.Struct, frozen=True, array_like=True):
 class OpenFile:
     """An inode in use. `target.kept_bytes` is the smallest size since the version that the
     content map shows, `kept_since_freeze` that since the last freeze. `unsure`: edits may be
-    missing that `OpenFiles.rests_on` names."""
+    missing that `OpenFiles.rests_on` names. `error` is for its programs to hear; `failures` of
+    sending it out came one after the other, and nobody tries before `try_again_at`."""
 
     number: int
     target: Target
@@ -50,6 +51,8 @@ class OpenFile:
     unsure: bool = False
     writers: int = 0
     error: AggfsError | None = None
+    failures: int = 0
+    try_again_at: float = 0.0
     shape: trio.Lock = field(default_factory=trio.Lock)
 
     @property
@@ -292,6 +295,10 @@ class OpenFiles:
     def edited(self) -> Iterable[OpenFile]:
         """The files that have content in no outbox row, and a name."""
         return [file for file in self._edited.values() if self._has_name(file.number)]
+
+    def failing(self) -> list[OpenFile]:
+        """The files that could not be sent out when it was tried last."""
+        return [file for file in self.edited() if file.failures]
 
     def edited_file(self, number: int) -> OpenFile | None:
         """The file, if it has content in no outbox row."""

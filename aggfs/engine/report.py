@@ -125,6 +125,10 @@ def _warnings(volume: Volume) -> list[str]:
         if not state.pool
     ]
     found += volume.jobs.troubles.values()
+    failing = parts.open_files.failing()
+    if failing:
+        text = f"{len(failing)} files" if len(failing) > 1 else "1 file"
+        found.append(f"{text} cannot be sent out: {failing[0].error or 'as told to its program'}")
     if parts.stripes.troubles:
         text = next(iter(parts.stripes.troubles.values()))
         found.append(f"{len(parts.stripes.troubles)} stripes cannot be sent: {text}")

@@ -147,7 +147,8 @@ class Stripes:
         )
 
     async def wait_change(self) -> None:
-        """Return when a send has ended. The caller sets the deadline."""
+        """Return when a send has ended, or has given room in staging back. The caller sets the
+        deadline."""
         await self._changed.wait()
 
     def _note_change(self) -> None:
@@ -371,7 +372,11 @@ class Stripes:
     async def _finish(self, sid: bytes) -> None:
         """Give the staging file back once every fragment is in place, and that is committed."""
         if self._state(sid).full:
-            self._database.after_commit(lambda: self._staging.release(sid))
+            self._database.after_commit(lambda: self._give_back(sid))
+
+    def _give_back(self, sid: bytes) -> None:
+        self._staging.release(sid)
+        self._note_change()
 
     def _state(self, sid: bytes) -> StripeState:
         state = self._blocks.stripe(sid)

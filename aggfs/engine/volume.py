@@ -1,7 +1,7 @@
 """A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +33,7 @@ from aggfs.placement.plan import usable_bytes, usable_free_bytes
 SPACE_SECONDS = 60.0
 DELETE_SECONDS = 5.0
 FLUSH_RETRY_SECONDS = 0.5
+FLUSH_TRIES = 3
 STATFS_SECONDS = 1.0
 SWEPT_ROWS = 200
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Volume:
         self.files = parts.files
         self._verbs = verbs
         self._uploads: trio.Nursery | None = None
-        self.jobs = Jobs()
+        self.jobs = Jobs(on_disk_failure=parts.database.give_up)
         self._more_jobs = jobs or {}
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
 
@@ -234,10 +235,12 @@ class Volume:
         nursery = self._uploads
         if nursery is None:
             raise Unreachable("the volume is not running")
+        failures = 0
         while True:
             numbers = self._unflushed(wanted)
             if numbers:
                 await self.parts.flusher.flush(numbers, nursery)
+                failures += self._raise_failure(numbers, failures)
             await self.parts.stripes.wait_settled()  # then one segment names all of it
             published = await self._publish()
             left = self._unflushed(wanted) or self.namespace.waiting(wanted)
@@ -250,6 +253,15 @@ class Volume:
     async def store(self, number: int) -> None:
         """Bring one file into the accounts; returns when it is published."""
         await self.flush(self.namespace.by_number(number))
+
+    def _raise_failure(self, numbers: Sequence[int], before: int) -> bool:
+        """Whether one of these files could not be sent out; raises its error after some times."""
+        for file in self.parts.open_files.failing():
+            if file.number in numbers and file.error is not None:
+                if before >= FLUSH_TRIES:
+                    raise file.error
+                return True
+        return False
 
     def _unflushed(self, wanted: set[int] | None) -> list[int]:
         numbers = [file.number for file in self.parts.open_files.edited()]

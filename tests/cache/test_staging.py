@@ -126,13 +126,14 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from aggfs.cache.staging import Staging
+from aggfs.errors import LocalDiskFailed
 
 staging = Staging(Path(sys.argv[1]))
 staging.put(b"good", [bytes(1000)])
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))
 try:
     staging.put(b"large", [bytes(100_000)])
-except OSError:
+except LocalDiskFailed:
     print("refused", b"large" in staging, staging.size_bytes)
 resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
 staging.put(b"large", [bytes(100_000)])

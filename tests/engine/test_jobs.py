@@ -18,7 +18,7 @@ async def test_a_job_that_fails_is_started_again(
         started += 1
         raise Unreachable("nobody answers") if started < 3 else ValueError("odd")
 
-    jobs = Jobs()
+    jobs = Jobs(on_disk_failure=pytest.fail)
     with trio.move_on_after(1000):
         await jobs.keep("sending", job)
     assert started > 10
@@ -33,8 +33,10 @@ async def test_after_the_disk_has_failed_a_job_stays_down(
         async with trio.open_nursery():
             raise LocalDiskFailed("no more")
 
-    jobs = Jobs()
+    told: list[str] = []
+    jobs = Jobs(on_disk_failure=told.append)
     with trio.fail_after(10):
         await jobs.keep("sending", job)
     assert jobs.troubles == {"sending": "sending: no more"}
+    assert told == ["no more"]
     assert "no more" in caplog.text
