@@ -36,8 +36,8 @@ class Jobs:
                 await job()
             except Exception as error:  # noqa: BLE001 - see the module's text
                 self._note(name, error)
-                if _is_final(error):
-                    self._on_disk_failure(str(_of_ours(error) or error))
+                if is_final(error):
+                    self._on_disk_failure(str(of_ours(error) or error))
                     return
             if trio.current_time() - began > PAUSE_LIMIT_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
@@ -45,7 +45,7 @@ class Jobs:
             pause = min(2 * pause, PAUSE_LIMIT_SECONDS)
 
     def _note(self, name: str, error: Exception) -> None:
-        known = _of_ours(error)
+        known = of_ours(error)
         if known is not None:
             self.troubles[name] = f"{name}: {known}"
             logger.error("%s stopped: %s", name, known)
@@ -54,17 +54,18 @@ class Jobs:
             logger.error("%s stopped unexpectedly", name, exc_info=error)
 
 
-def _of_ours(error: BaseException) -> AggfsError | None:
+def of_ours(error: BaseException) -> AggfsError | None:
     """The error, or the first in a group of nothing else."""
     if isinstance(error, AggfsError):
         return error
     if isinstance(error, BaseExceptionGroup):
-        found = [_of_ours(one) for one in error.exceptions]
+        found = [of_ours(one) for one in error.exceptions]
         return found[0] if all(found) else None
     return None
 
 
-def _is_final(error: BaseException) -> bool:
+def is_final(error: BaseException) -> bool:
+    """Whether an error, or one of a group, says that the local disk has failed."""
     if isinstance(error, BaseExceptionGroup):
-        return any(_is_final(one) for one in error.exceptions)
+        return any(is_final(one) for one in error.exceptions)
     return isinstance(error, LocalDiskFailed)

@@ -23,6 +23,7 @@ from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.jobs import is_final, of_ours
 from aggfs.engine.pool import Pool
 from aggfs.engine.upload import Parcel, Spreading, put_all
 from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
@@ -217,12 +218,14 @@ class Stripes:
                 await self._database.durable()
                 await self._send(sid, sealed, scratch)
                 self.troubles.pop(sid, None)
-        except LocalDiskFailed:
-            raise
-        except AggfsError as error:
+        except Exception as error:
+            known = of_ours(error)
+            if is_final(error):
+                raise LocalDiskFailed(str(known or error)) from error
             if sid not in self.troubles:
-                logger.error("stripe %s cannot be sent: %s", sid.hex(), error)
-            self.troubles[sid] = str(error)
+                trace = None if known else error
+                logger.error("stripe %s cannot be sent: %s", sid.hex(), error, exc_info=trace)
+            self.troubles[sid] = str(known or error)
         finally:
             self._busy.discard(sid)
             self._note_change()

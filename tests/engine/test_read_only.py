@@ -3,8 +3,10 @@
 import stat
 
 import pytest
+import trio
 
 from aggfs.errors import LocalDiskFailed
+from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from tests.support.running import dump, flush, make_volume, new_file, running, write
 
 
@@ -22,3 +24,24 @@ async def test_nothing_is_taken_after_the_local_disk_has_failed(tmp_path):
         with pytest.raises(LocalDiskFailed):
             await write(volume, row, 0, b"more")
         assert await dump(volume) == before
+
+
+async def test_a_disk_that_fails_while_stripes_are_sent_ends_no_mount(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        cold = await new_file(volume, 1, b"cold", b"content " * 100_000)
+        await flush(volume)
+        await volume.control("evict", {})
+        for account in volume.parts.accounts:
+            store = FaultyStore(account.store, seed=1)
+            store.inject(Fault(FaultKind.SLOW, WRITES, seconds=0.3))
+            account.store = store
+        for number in range(4):
+            row = await new_file(volume, 1, b"hot%d" % number, b"content " * 1000)
+            await volume.parts.flusher.flush([row.number], volume._uploads)
+        await volume.parts.database.durable()
+        volume.parts.database.give_up("the disk of this test is bad")
+        await trio.sleep(1)
+        assert bytes(await volume.files.read(cold.number, 0, 16)) == b"content content "
+        status = await volume.control("status", {})
+        assert status["read_only"]
