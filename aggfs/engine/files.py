@@ -111,6 +111,9 @@ class Files:
         await self._room.claim(len(data))
         await self._database.throttle()
         file = self._open_files.use(number)
+        while file.shape.locked():  # it is truncated just now
+            async with file.shape:
+                file = self._open_files.use(number)
         self._open_files.begin_edit(file)
         file.sparse.load(offset, offset + len(data))
         if len(data) < THREAD_BYTES:
@@ -134,6 +137,8 @@ class Files:
             await trio.to_thread.run_sync(file.sparse.write, offset, data, limiter=self._workers)
         finally:
             file.writers -= 1
+            file.written.set()
+            file.written = trio.Event()
 
     def _set_size(self, number: int, size: int) -> None:
         now = self._clock_ns()
@@ -143,6 +148,8 @@ class Files:
         """Make the file `size` bytes long. What a longer file gains is a gap."""
         file = self._open_files.use(number)
         async with file.shape:
+            while file.writers:
+                await file.written.wait()
             self._open_files.begin_edit(file)
             before = self._open_files.size(number)
             if size < before and size == 0:

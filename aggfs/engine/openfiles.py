@@ -39,7 +39,8 @@ class OpenFile:
     """An inode in use. `target.kept_bytes` is the smallest size since the version that the
     content map shows, `kept_since_freeze` that since the last freeze. `unsure`: edits may be
     missing that `OpenFiles.rests_on` names. `error` is for its programs to hear; `failures` of
-    sending it out came one after the other, and nobody tries before `try_again_at`."""
+    sending it out came one after the other, and nobody tries before `try_again_at`. `writers` are
+    at work in worker threads; `written` is set when one ends. Who truncates holds `shape`."""
 
     number: int
     target: Target
@@ -54,6 +55,7 @@ class OpenFile:
     failures: int = 0
     try_again_at: float = 0.0
     shape: trio.Lock = field(default_factory=trio.Lock)
+    written: trio.Event = field(default_factory=trio.Event)
 
     @property
     def sparse(self) -> SparseFile:
