@@ -205,11 +205,21 @@ class Flusher:
         well = cut_into_stripes(work for work in bulky if not work.file.file.failures)
         # What failed before gets stripes of its own, so that it takes no other file along again.
         failing = (cut_into_stripes([work]) for work in bulky if work.file.file.failures)
+        fatal: list[LocalDiskFailed] = []
+
+        async def seal(pieces: Sequence[Piece], scratch: codec.Scratch) -> None:
+            try:
+                await self._seal_and_send(pieces, scratch, nursery)
+            except LocalDiskFailed as error:
+                fatal.append(error)
+
         async with trio.open_nursery() as sealing:
             for pieces in chain(well, *failing):
                 await self._wait_for_staging()
                 scratch = await self._scratches.take()
-                sealing.start_soon(self._seal_and_send, tuple(pieces), scratch, nursery)
+                sealing.start_soon(seal, tuple(pieces), scratch)
+        if fatal:
+            raise fatal[0]
 
     async def _take_inline(self, work: Work) -> None:
         try:
