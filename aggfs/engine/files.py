@@ -62,8 +62,12 @@ class Files:
         self._open_files.opened(number)
 
     async def released(self, number: int) -> None:
-        """One handle less."""
+        """One handle less. What replaces a content that was given up is brought to the disk: a
+        file that is emptied and written anew must not be empty after a loss of power."""
+        file = self._open_files.known(number)
         self._open_files.released(number)
+        if file is not None and file.emptied and not self._open_files.has_handles(number):
+            await self._sync(file)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -181,14 +185,18 @@ class Files:
         loss of this machine. Raises `LocalDiskFailed`."""
         file = self._open_files.known(number)
         if file is not None:
-            try:
-                await trio.to_thread.run_sync(file.sparse.sync, limiter=self._workers)
-            except LocalDiskFailed as error:
-                self._database.give_up(str(error))
-                raise
+            await self._sync(file)
         await self._database.durable()
         if self._store_at_fsync is not None and self.is_dirty(number):
             await self._store_at_fsync(number)
+
+    async def _sync(self, file: OpenFile) -> None:
+        file.emptied = False
+        try:
+            await trio.to_thread.run_sync(file.sparse.sync, limiter=self._workers)
+        except LocalDiskFailed as error:
+            self._database.give_up(str(error))
+            raise
 
     async def fsync_directory(self) -> None:
         """Every name that was made or changed survives a loss of power."""

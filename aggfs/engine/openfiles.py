@@ -36,11 +36,15 @@ class Edit(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(slots=True)
 class OpenFile:
-    """An inode in use. `target.kept_bytes` is the smallest size since the version that the
-    content map shows, `kept_since_freeze` that since the last freeze. `unsure`: edits may be
-    missing that `OpenFiles.rests_on` names. `error` is for its programs to hear; `failures` of
-    sending it out came one after the other, and nobody tries before `try_again_at`. `writers` are
-    at work in worker threads; `written` is set when one ends. Who truncates holds `shape`."""
+    """An inode in use.
+
+    `target.kept_bytes` is the smallest size since the version that the content map shows,
+    `kept_since_freeze` that since the last freeze. `unsure`: edits may be missing that
+    `OpenFiles.rests_on` names. `emptied`: its former content was given up, and what replaces it
+    was not synced since. `writers` are at work in worker threads; `written` is set when one ends.
+    `error` is for its programs to hear; `failures` of sending it out came one after the other,
+    and nobody tries before `try_again_at`. Who truncates holds `shape`.
+    """
 
     number: int
     target: Target
@@ -50,6 +54,7 @@ class OpenFile:
     written_at: float = 0.0
     frozen: bool = False
     unsure: bool = False
+    emptied: bool = False
     writers: int = 0
     error: AggfsError | None = None
     failures: int = 0
@@ -270,6 +275,7 @@ class OpenFiles:
         self._sparse_files.remove(file.sparse)
         row = self._namespace.touch_local(file.number, size=0, generation=row.generation + 1)
         file.target.sparse = self._open_sparse(row)
+        file.emptied = True
         self.cut_map(file, 0)
 
     def cut_map(self, file: OpenFile, size: int) -> None:

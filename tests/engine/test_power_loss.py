@@ -96,3 +96,20 @@ async def test_what_a_cut_removed_does_not_come_back(tmp_path: Path, size: int) 
         await volume.files.truncate(volume.namespace.lookup(1, b"file").number, BIG)
         await settled(volume)
         assert await read(volume, b"file") == old[:size].ljust(BIG, b"\0")
+
+
+async def test_a_file_that_was_emptied_and_written_anew_is_on_the_disk_when_it_is_closed(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"old" * 1000)
+        await flush(volume)
+        await volume.files.opened(row.number, truncate=True)
+        await volume.files.write(row.number, 0, b"new" * 2000)
+        syncing = volume.parts.open_files.use(row.number).sparse._syncing
+        assert syncing.needed
+        await volume.files.released(row.number)
+        assert not syncing.needed
+        await write(volume, row, 0, b"more")
+        assert syncing.needed
