@@ -28,6 +28,8 @@ from aggfs.model import StripeRow
 DEADLINE_SECONDS = 25.0
 WAKE_SECONDS = 0.1
 DECODERS = 2
+LATE_SECONDS = 5.0
+SECOND_TRY_SECONDS = 1.0
 EXPLORE_EVERY = 64
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class Fetcher:
         self._on_damage = on_damage
         self._deadline_seconds = deadline_seconds
         self._turn = 0
+        self._late: dict[bytes, float] = {}  # stripes whose last read missed its deadline
         self._hedging = Hedging()
         self._scratches = Pool(codec.Scratch, count=DECODERS)
 
@@ -116,7 +119,7 @@ class Fetcher:
         if run.row.sid in self._staging and await self._from_staging(run, use):
             return
         race = _Race(self._candidates(run.row))
-        with trio.move_on_after(self._deadline_seconds):
+        with trio.move_on_after(self._patience_with(run.row.sid)):
             while True:
                 await self._gather(run, race)
                 if len(race.found) < run.row.k:
@@ -125,7 +128,17 @@ class Fetcher:
                     await self._wake(race)
                 elif await self._decode(run, race, use):
                     return
+        self._late[run.row.sid] = trio.current_time()
         raise self._too_few(run, race, "in time")
+
+    def _patience_with(self, sid: bytes) -> float:
+        """How long a read may take. The kernel tries a page again whose read-ahead failed: the
+        second wait must not be as long as the first, or the reader's deadline is missed."""
+        now = trio.current_time()
+        self._late = {
+            late: since for late, since in self._late.items() if now - since < LATE_SECONDS
+        }
+        return SECOND_TRY_SECONDS if sid in self._late else self._deadline_seconds
 
     async def _from_staging(self, run: Run, use: Callable[[list[Buffer]], None]) -> bool:
         """False when it is not to be had there: a stripe that is full is given back at any time."""

@@ -107,6 +107,16 @@ async def test_a_read_ends_at_its_deadline_when_too_many_accounts_hang(ground, p
     assert trio.current_time() - began <= 26
 
 
+async def test_a_read_tried_again_at_once_does_not_wait_as_long_again(ground, patient_clock):
+    row = ground.store(BLOCKS, SID)
+    ground.break_all(FaultKind.HANG, [0, 1, 2])
+    began = trio.current_time()
+    for _ in range(2):
+        with pytest.raises(TooFewFragments, match="in time"):
+            await ground.read(row, 0, 1)
+    assert trio.current_time() - began < 30
+
+
 async def test_a_hanging_account_delays_the_first_reads_only(ground, patient_clock):
     row = ground.store(BLOCKS, SID)
     ground.break_all(FaultKind.HANG, [2])
