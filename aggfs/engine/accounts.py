@@ -21,6 +21,7 @@ TABLES = ("ledger", "objects")
 FIRST_LATENCY_SECONDS = 0.02
 LATENCY_WEIGHT = 0.2
 SPACE_SECONDS = 10.0
+FULL_SECONDS = 300.0
 
 
 class Ledger:
@@ -75,6 +76,7 @@ class Account:
     wake: Callable[[], None] = lambda: None
     last_error: str = ""
     full: bool = False
+    full_at: float = 0.0
     in_flight: int = 0
     latency_seconds: float = FIRST_LATENCY_SECONDS
     pool: str = ""
@@ -102,6 +104,12 @@ class Account:
         self.last_error = str(error) or type(error).__name__
         if isinstance(error, QuotaFull):
             self.full = True
+            self.full_at = trio.current_time()
+
+    def try_again(self) -> None:
+        """What was full for a while may have room again: the next put will tell."""
+        if self.full and trio.current_time() - self.full_at >= FULL_SECONDS:
+            self.full = False
 
     async def delete(self, key: str) -> bool:
         """Whether an object is gone now. Never raises `StoreError`: that is noted here."""
@@ -148,6 +156,7 @@ class Accounts:
         """Ask the accounts that can tell how much room they have. Never raises for an account's
         fault: what is not known stays as it was."""
         for account in list(self._accounts.values()):
+            account.try_again()
             if not account.store.capabilities.reports_space:
                 continue
             try:

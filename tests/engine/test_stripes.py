@@ -118,3 +118,20 @@ async def test_new_stripes_do_not_wait_behind_those_of_a_lost_account(tmp_path: 
         for store in stores[1:]:
             store.heal()
         await until(lambda: all(map(stripes.is_stored, blocks.unfinished())))
+
+
+async def test_an_account_that_was_full_is_used_again_when_it_has_room(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        full = faulty(volume)[0]
+        full.inject(Fault(FaultKind.QUOTA, WRITES))
+        row = await new_file(volume, 1, b"file", content(5000))
+        await volume.parts.flusher.flush([row.number], volume._uploads)
+        (account, *_) = volume.parts.accounts
+        await until(lambda: account.full)
+        full.heal()
+        await volume.parts.accounts.ask_space()
+        assert account.full
+        account.full_at -= 1000
+        await volume.parts.accounts.ask_space()
+        await until(lambda: not volume.parts.blocks.unfinished(), 40)
