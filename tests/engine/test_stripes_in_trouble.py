@@ -133,7 +133,7 @@ async def test_no_provider_ever_may_hold_two_fragments_however_puts_fail(tmp_pat
                 for index in range(3)
                 for place in state.may_hold(index)
             )
-            assert max(placed.values()) == 1
+            assert max(placed.values(), default=0) <= 1  # none: it waits in staging
 
 
 async def test_a_local_disk_that_refuses_is_one_error_of_ours(tmp_path: Path) -> None:
