@@ -15,7 +15,7 @@ from aggfs.cache import sums
 from aggfs.cache import tree as tree_tables
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.database import Database
-from aggfs.cache.files import SparseFiles
+from aggfs.cache.files import SparseFiles, allow_descriptors
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.staging import Staging
 from aggfs.cache.tree import LmdbTree
@@ -258,6 +258,7 @@ class _Assembly:
             filler,
             is_stored=lambda sid: self.stripes.is_stored(sid),
         )
+        self.edits_limit = allow_descriptors() // 2
         room = Room(self._bounds, self._wait_for_progress)
         self.files = Files(
             database, self.namespace, self.blocks, self.open_files, filler, room, time.time_ns
@@ -297,7 +298,8 @@ class _Assembly:
         free = usable_free_bytes(states, n=used.n, k=used.k, q=self.policy.per_provider)
         dirty = self.open_files.dirty_bytes
         limit = self.config.mount.staging_limit_bytes
-        if self.database.low_on_space and not self.database.restore_headroom():
+        cramped = self.database.low_on_space and not self.database.restore_headroom()
+        if cramped or self.open_files.edited_count > self.edits_limit:
             limit = Size(0)
         free = free * PADDED_FREE // 16
         return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)

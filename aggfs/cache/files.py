@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from aggfs.errors import Busy
 
 _PROBE_BYTES = 1024 * 1024
 STAT_BLOCK_BYTES = 512
+_ENDLESS_DESCRIPTORS = 1 << 20
 
 
 class SparseFiles:
@@ -170,6 +172,15 @@ class SparseFiles:
                 return os.lseek(probe.fileno(), 0, os.SEEK_DATA) != 0
             except OSError:
                 return True
+
+
+def allow_descriptors() -> int:
+    """How many descriptors this process may have from now on: as many as the system lets it.
+    Each open file has one; a shell allows 1024."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return _ENDLESS_DESCRIPTORS if most == resource.RLIM_INFINITY else most
 
 
 def _parse(name: str) -> tuple[int, int]:

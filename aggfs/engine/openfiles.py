@@ -317,6 +317,11 @@ class OpenFiles:
         return row is not None and row.nlink > 0
 
     @property
+    def edited_count(self) -> int:
+        """How many files have content in no outbox row."""
+        return len(self._edited)
+
+    @property
     def dirty_bytes(self) -> int:
         """How many bytes are not staged yet."""
         return sum(file.sparse.dirty_bytes for file in self._edited.values())
