@@ -166,8 +166,9 @@ class Flusher:
                 await self.flush(due, nursery)
             await self._capture.wait_for_work(TICK_SECONDS)
 
-    async def flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> None:
-        """Bring the present content of these files into staging and the outbox.
+    async def flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> set[int]:
+        """Bring the present content of these files into staging and the outbox; which of them
+        have got there.
 
         Uploads are started in `nursery` and not waited for. A file that fails keeps its dirty
         marks and its error. Raises `LocalDiskFailed`. May be cancelled: what was not captured
@@ -185,6 +186,7 @@ class Flusher:
                 for work in works:
                     if not work.file.captured:
                         self._capture.thaw(work.file)
+            return {work.file.file.number for work in works if work.file.captured}
 
     async def _freeze(self, number: int) -> FrozenFile | None:
         try:

@@ -78,14 +78,15 @@ class Namespace(Attributes):
 
     def is_waiting(self, inode: bytes) -> bool:
         """Whether entries on this inode are not published yet."""
-        return self._pending.is_waiting({inode})
+        return self._pending.is_waiting({inode}, self._pending.next_sequence)
 
-    def waiting(self, numbers: set[int] | None) -> bool:
-        """Whether entries on these inodes (on any, if None) are not published yet."""
+    def waiting(self, numbers: set[int] | None, until: int) -> bool:
+        """Whether entries on these inodes (on any, if None), of sequences below `until`, are not
+        published yet."""
         if numbers is None:
-            return self._pending.is_waiting(None)
+            return self._pending.is_waiting(None, until)
         inodes = (self._tree.inode_of_number(number) for number in numbers)
-        return self._pending.is_waiting({inode for inode in inodes if inode is not None})
+        return self._pending.is_waiting({inode for inode in inodes if inode is not None}, until)
 
     # --- making -------------------------------------------------------------------------------
 

@@ -93,11 +93,16 @@ class Pending:
         """What the next entry will get."""
         return self._outbox.next_sequence
 
-    def is_waiting(self, inodes: set[bytes] | None) -> bool:
-        """Whether entries about these inodes (any, if None) are not published yet."""
+    def is_waiting(self, inodes: set[bytes] | None, until: int) -> bool:
+        """Whether entries about these inodes (any, if None), of sequences below `until`, are not
+        published yet."""
         if inodes is None:
-            return len(self._outbox) > 0
-        return any(not inodes.isdisjoint(subjects(row.entry)) for _, row in self._outbox.rows())
+            first = self._outbox.first()
+            return first is not None and first[0] < until
+        return any(
+            number < until and not inodes.isdisjoint(subjects(row.entry))
+            for number, row in self._outbox.rows()
+        )
 
     # --- taking back ----------------------------------------------------------------------------
 

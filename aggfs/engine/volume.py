@@ -1,7 +1,7 @@
 """A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -227,34 +227,40 @@ class Volume:
         return self.namespace.resolve(path.encode(errors="surrogateescape"))
 
     async def flush(self, row: InodeRow | None) -> dict[str, object]:
-        """Bring one file or tree, or everything, into the accounts; returns when published.
+        """Bring one file or tree, or everything, as it is now into the accounts; returns when
+        that is published, whoever writes on meanwhile.
 
         The caller sets the deadline. Raises what keeps it from getting there for good.
         """
         wanted = None if row is None else set(self.namespace.numbers_under(row.number))
-        nursery = self._uploads
-        if nursery is None:
-            raise Unreachable("the volume is not running")
-        failures = 0
+        await self._stage(wanted)
+        until = self.namespace.next_outbox_sequence()
         while True:
-            numbers = self._unflushed(wanted)
-            if numbers:
-                await self.parts.flusher.flush(numbers, nursery)
-                failures += self._raise_failure(numbers, failures)
             await self.parts.stripes.wait_settled()  # then one segment names all of it
-            published = await self._publish()
-            left = self._unflushed(wanted) or self.namespace.waiting(wanted)
-            if published and not left:
+            if await self._publish() and not self.namespace.waiting(wanted, until):
                 break
             await self._wait_a_little()
         await self.parts.stripes.wait_settled()
         return {}
 
+    async def _stage(self, wanted: set[int] | None) -> None:
+        """Bring edits of now into stripes and the outbox."""
+        if self._uploads is None:
+            raise Unreachable("the volume is not running")
+        failures = 0
+        left = set(self._unflushed(wanted))
+        while left:
+            left -= await self.parts.flusher.flush(sorted(left), self._uploads)
+            left &= set(self._unflushed(wanted))
+            if left:
+                failures += self._raise_failure(left, failures)
+                await self._wait_a_little()
+
     async def store(self, number: int) -> None:
         """Bring one file into the accounts; returns when it is published."""
         await self.flush(self.namespace.by_number(number))
 
-    def _raise_failure(self, numbers: Sequence[int], before: int) -> bool:
+    def _raise_failure(self, numbers: Collection[int], before: int) -> bool:
         """Whether one of these files could not be sent out; raises its error after some times."""
         for file in self.parts.open_files.failing():
             if file.number in numbers and file.error is not None:

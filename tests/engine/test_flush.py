@@ -114,3 +114,28 @@ async def test_a_flush_that_waited_for_room_goes_on_when_the_last_stripe_gave_it
         await new_file(volume, 1, b"large", content(3 * STRIPE_BYTES))
         with trio.fail_after(20):
             await flush(volume)
+
+
+@pytest.mark.parametrize("path", ["/log", None])
+async def test_a_flush_ends_although_the_file_is_written_all_the_time(
+    tmp_path: Path, path: str | None
+) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"log", b"first line\n")
+
+        async def write_on() -> None:
+            for number in range(10_000):
+                await volume.files.write(row.number, 11 * number, b"%10d\n" % number)
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_on)
+            await trio.sleep(0.1)
+            before = volume.namespace.by_number(row.number).size
+            with trio.fail_after(15):
+                await volume.control("flush", {} if path is None else {"path": path})
+            content_of_now = volume.namespace.content_of(row.inode)
+            assert content_of_now is not None
+            assert content_of_now.size >= before
+            nursery.cancel_scope.cancel()

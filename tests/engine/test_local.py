@@ -36,7 +36,7 @@ async def test_fsync_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Pa
         row = await new_file(volume, 1, b"precious", b"x" * 400_000)
         await volume.files.fsync(row.number)
         assert volume.state_of(volume.namespace.by_number(row.number)) == "full"
-        assert not volume.namespace.waiting({row.number})
+        assert not volume.namespace.waiting({row.number}, volume.namespace.next_outbox_sequence())
 
 
 async def test_close_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Path) -> None:
