@@ -106,11 +106,16 @@ class _Order:
 
     def _partner(self, at: int, number: int, inode: bytes) -> int | None:
         """The later row that this one must not be seen without."""
-        for content in self._contents.get(inode, ()):
+        contents = self._contents.get(inode, [])
+        for content in contents:
             if self._rows[content][1].frozen_at > number:
                 return content
+        if self._unflushed(inode):
+            return None
+        if contents and contents[-1] > at:  # frozen before this row was made, and all there is
+            return contents[-1]
         removal = self._removals.get(inode, -1)
-        return removal if removal > at and not self._unflushed(inode) else None
+        return removal if removal > at else None
 
     def _spread(self, waiting: list[int], bound: dict[int, list[int]]) -> set[int]:
         blocked: set[int] = set()

@@ -133,6 +133,15 @@ def test_a_rename_over_a_file_waits_for_the_content_of_what_it_brings() -> None:
     assert rows.ready() == [1, 2, 3]
 
 
+def test_a_rename_waits_for_content_that_was_on_its_way_when_it_was_made() -> None:
+    rows = Rows()
+    rows.rename(B, b"x", A)
+    rows.content(B, b"1" * 16, frozen_at=1)
+    assert rows.ready() == []
+    rows.stored = {b"1" * 16}
+    assert rows.ready() == [1, 2]
+
+
 def test_content_frozen_before_a_rename_does_not_let_it_go() -> None:
     rows = Rows()
     rows.create(B, b"temporary")
