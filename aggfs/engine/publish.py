@@ -10,6 +10,7 @@ quorum is in place; the head when more accounts have it than may vanish.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from aggfs.sync.clock import HybridClock
 TABLES = ("journal",)
 ROUND_SECONDS = 5.0
 RETRY_LIMIT_SECONDS = 30.0
+GRACE_SECONDS = 120.0
 SEGMENT_BYTES = 1024 * 1024
 SEGMENT_ENTRIES = 4096
 logger = logging.getLogger(__name__)
@@ -117,6 +119,9 @@ class Publisher:
         self._asked: set[bytes] = set()  # accounts whose head of ours was looked at
         self._forked = False
         self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
+        # account -> when its head is put once more: an older put that was given up may still
+        # arrive after it.
+        self._once_more: dict[bytes, float] = {}
 
     # --- state --------------------------------------------------------------------------------
 
@@ -254,11 +259,19 @@ class Publisher:
             parcels.append(parcel)
         await self._database.durable()
 
+        began = trio.current_time()
+
         def stored(parcel: Parcel) -> None:
             self._heads[parcel.account.id] = state.count
 
         needed = self._needed
         await put_all(parcels, stored, lambda: self._heads_at(state.count) >= needed)
+        for account in behind:
+            if self._heads.get(account.id) == state.count:
+                if self._once_more.get(account.id, math.inf) <= began:
+                    del self._once_more[account.id]
+            else:
+                self._once_more[account.id] = trio.current_time() + GRACE_SECONDS
         have = self._heads_at(state.count)
         if have < needed:
             raise Unreachable(f"{have} of {needed} providers took the journal's head")
@@ -334,9 +347,14 @@ class Publisher:
         return min(self._providers(lambda _: True), self._vanishing + 1)
 
     def _heads_behind(self) -> list[Account]:
-        """The accounts that do not know where the journal ends."""
-        count = self.state.count
-        return [one for one in self._accounts if count and self._heads.get(one.id) != count]
+        """The accounts that do not know, or may forget, where the journal ends."""
+        count, now = self.state.count, trio.current_time()
+        return [
+            one
+            for one in self._accounts
+            if count
+            and (self._heads.get(one.id) != count or self._once_more.get(one.id, math.inf) <= now)
+        ]
 
     def _seal_head(self, state: JournalState, floor: int) -> list[Buffer]:
         head = Head(

@@ -198,3 +198,29 @@ async def test_no_start_goes_back_behind_the_floor_that_a_head_has_promised(
     async with running(place.config, place.state) as volume:
         assert publish.last_clock(volume.parts.database) >= promised
         assert volume.parts.publisher._writer.clock.last >= promised
+
+
+async def test_a_head_is_put_once_more_where_an_older_one_may_still_arrive(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        stores = faulty(volume)
+        await flush(volume)
+        publisher = volume.parts.publisher
+        (account, *_) = volume.parts.accounts
+        name = volume.parts.keys.head_name(1, place.config.device, account.id)
+        path = Path(place.config.accounts[0].path) / name
+        older = path.read_bytes()
+        stores[0].inject(Fault(FaultKind.DOWN, WRITES))
+        await new_file(volume, 1, b"file")
+        await publisher.publish()
+        stores[0].heal()
+        await publisher.publish()
+        newer = path.read_bytes()
+        assert newer != older
+        path.write_bytes(older)  # the put that was given up arrives
+        await publisher.publish()
+        assert path.read_bytes() == older
+        publisher._once_more[account.id] -= publish.GRACE_SECONDS
+        await publisher.publish()
+        assert path.read_bytes() != older
+        assert not publisher._once_more
