@@ -10,6 +10,7 @@ Everything here blocks, and is called in worker threads, several at once. Nothin
 stop: a caller that gave up has taken back the loan of its buffers, and the file gets no name.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -185,11 +186,9 @@ class Folder:
         made = self.root
         for name in filter(None, directory[len(self.root) :].split("/")):
             parent, made = made, f"{made}/{name}"
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.mkdir(made)
-            except FileExistsError:
-                continue
-            sync_directory(parent)
+            sync_directory(parent)  # also when another thread, or a dead process, has made it
         remove_stale_parts(directory)
         self._prepared.add(directory)
 
