@@ -1,0 +1,78 @@
+"""A daemon that is killed at any moment: what is there after that, and that it stays so."""
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from aggfs import assemble
+from tests.support.dying import NAMES, Known, note
+from tests.support.running import Place, flush, make_volume, running
+
+REPOSITORY = Path(__file__).parents[2]
+ROUNDS = int(os.environ.get("AGGFS_KILLS", "6"))
+
+
+def killed_while_editing(place: Place, known: dict[str, Known], seed: int) -> None:
+    command = [sys.executable, "-m", "tests.support.dying", str(place.state), str(seed)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(pickle.dumps(place.config))
+        program.stdin.close()
+        lines = [program.stdout.readline()]
+        time.sleep(random.Random(seed).uniform(0.0, 2.5))
+        program.send_signal(signal.SIGKILL)
+        lines += program.stdout.readlines()
+    for line in lines:
+        word, kind, name, *numbers = line.decode().split()
+        if len(numbers) == 3:
+            step = (kind, name, *map(int, numbers))
+            note(known[name], step, acknowledged=word == "done")
+
+
+async def contents(place: Place, state: Path, config=None) -> dict[str, bytes]:
+    async with running(config or place.config, state) as volume:
+        found = {}
+        for name in NAMES:
+            row = volume.namespace.lookup(1, name.encode())
+            found[name] = bytes(await volume.files.read(row.number, 0, row.size + 1))
+        return found
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+async def test_a_killed_daemon_leaves_every_file_as_it_was_made_sure_or_later(
+    tmp_path: Path, seed: int
+) -> None:
+    place = await make_volume(tmp_path)
+    known = {name: Known() for name in NAMES}
+    for death in range(3):
+        await trio.to_thread.run_sync(killed_while_editing, place, known, 1000 * seed + death)
+        found = await contents(place, place.state)
+        assert {name: known[name].fault(found[name]) for name in NAMES} == dict.fromkeys(NAMES, "")
+        async with running(place.config, place.state) as volume:
+            await flush(volume)
+            await volume.control("evict", {})
+        assert await contents(place, place.state) == found
+        for name in NAMES:
+            known[name].make_sure(found[name])
+    second = tmp_path / "second"
+    second.mkdir()
+    config = await assemble.recover_volume(
+        place.accounts,
+        str(second),
+        secret=place.secret,
+        name="volume",
+        device_name="second",
+        report=lambda text: None,
+    )
+    assert await contents(place, second, config) == found
