@@ -32,6 +32,7 @@ FLOORS = {
     "stores": 2,
     "model": 1,
     "errors": 1,
+    "threads": 1,
 }
 PURE_ROOMS = {"coding", "sync", "formats", "placement", "model", "errors"}
 WORLDLY = {

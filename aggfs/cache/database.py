@@ -30,6 +30,7 @@ from aggfs.cache.overlay import Changes
 from aggfs.cache.ownership import lock_alone
 from aggfs.cache.table import Table
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
+from aggfs.threads import in_thread
 
 COMMIT_SECONDS = 0.005
 GENERATION_BYTES = 16 * 1024 * 1024
@@ -261,7 +262,7 @@ class Database:
                 write = functools.partial(self._write, generation, batch)
                 while True:
                     try:
-                        await trio.to_thread.run_sync(write, limiter=self._threads)
+                        await in_thread(write, limiter=self._threads)
                         break
                     except (lmdb.Error, OSError, LocalDiskFailed) as error:
                         while self._snapshots and isinstance(error, lmdb.MapFullError):

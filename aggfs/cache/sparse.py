@@ -243,12 +243,11 @@ class SparseFile:
         """Write, keeping what is there in the first and last group; the raw bytes."""
         end = offset + len(data)
         wide_start, wide_end = group_of(offset, end, self._raw.granule)
-        return self._raw.write(
-            offset,
-            data,
-            keep_head=wide_start != offset and self._presence.any(wide_start, offset),
-            keep_tail=wide_end != end and self._presence.any(end, wide_end),
-        )
+        keep_head = wide_start != offset and self._presence.any(wide_start, offset)
+        keep_tail = wide_end != end and self._presence.any(end, wide_end)
+        if keep_head or keep_tail:
+            self._version += 1
+        return self._raw.write(offset, data, keep_head=keep_head, keep_tail=keep_tail)
 
     @property
     def removals(self) -> int:
@@ -267,7 +266,6 @@ class SparseFile:
                 return
             try:
                 self._prove(offset, end)
-                self._version += 1
                 for start, stop in self._presence.holes(offset, end):
                     self._fill_hole(start, view[start - offset : stop - offset])
                 if self._frozen is not None:

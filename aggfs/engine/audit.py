@@ -19,6 +19,7 @@ from aggfs.errors import Damaged, NotFound, TooFewFragments
 from aggfs.formats.fragment import FragmentHeader, Kind
 from aggfs.formats.sizes import FRAGMENT_HEADER_BYTES
 from aggfs.stores.base import Store
+from aggfs.threads import in_thread
 
 READERS = 8
 
@@ -142,7 +143,7 @@ async def _can_rebuild(
         except NotFound:
             continue
     try:
-        await trio.to_thread.run_sync(open_record, keys, stripe.kind, objects)
+        await in_thread(open_record, keys, stripe.kind, objects)
     except (TooFewFragments, Damaged):
         return False
     return True

@@ -18,6 +18,7 @@ from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.errors import AggfsError, NoEntry
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
+from aggfs.threads import in_thread
 
 QUIET_SECONDS = 5.0
 CLOSED_SECONDS = 0.5
@@ -127,7 +128,7 @@ class Capture:
         file = self._open_files.edited_file(number)
         if file is None or file.frozen:
             return None
-        await trio.to_thread.run_sync(file.sparse.prove_dirty)
+        await in_thread(file.sparse.prove_dirty)
         if file.unsure:
             await self._mend(file)
         if file.frozen or self._open_files.edited_file(number) is not file:
@@ -188,7 +189,7 @@ class Capture:
             if sources:
                 await self._filler.fill(file.target, sources)
             elif not self._filler.fill_inline(file.target, missing):
-                await trio.to_thread.run_sync(sparse.zero_ranges, missing)
+                await in_thread(sparse.zero_ranges, missing)
             sparse.settle()
         return False
 
@@ -252,7 +253,7 @@ class Capture:
         size = frozen.size
         out = bytearray(size)
         for first, stop in frozen.frozen.blocks:
-            blocks = await trio.to_thread.run_sync(frozen.read_blocks, first, stop - first)
+            blocks = await in_thread(frozen.read_blocks, first, stop - first)
             for number, data in enumerate(blocks, first):
                 out[number * BLOCK_BYTES : number * BLOCK_BYTES + len(data)] = data
         return bytes(out[:size])

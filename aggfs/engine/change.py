@@ -20,6 +20,7 @@ from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoEntry, Unreachable
 from aggfs.formats.header import SlotKind
 from aggfs.model import AccountEntry, AccountId
+from aggfs.threads import in_thread
 
 Answer = dict[str, object]
 Arguments = Mapping[str, object]
@@ -132,9 +133,7 @@ class Changes:
         """A slot for a secret that the user has. Raises `BadConfig`, `Unreachable`."""
         secret = _secret_of(arguments)
         # Stretching a passphrase takes a second and a quarter of a gigabyte.
-        slot = await trio.to_thread.run_sync(
-            lambda: new_slot(secret, random_bytes=self._around.random_bytes)
-        )
+        slot = await in_thread(lambda: new_slot(secret, random_bytes=self._around.random_bytes))
         async with self._lock:
             failed = await self._replace(volume, self._opened.with_slot(slot))
         return {"id": slot.slot.hex(), "failed": failed}
@@ -172,7 +171,7 @@ class Changes:
             raise Unreachable(
                 f"{len(placed)} of {needed} accounts took the change: {next(iter(failed.values()))}"
             )
-        await trio.to_thread.run_sync(self._around.keep_header, opened)
+        await in_thread(self._around.keep_header, opened)
         self._opened = opened
         for account, error in failed.items():
             known = parts.accounts.get(account)

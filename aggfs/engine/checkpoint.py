@@ -31,6 +31,7 @@ from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import AccountId, Layout, Sid
 from aggfs.sync.image import image_of
+from aggfs.threads import in_thread
 
 SEGMENTS_BETWEEN = 256
 LOOK_SECONDS = 60.0
@@ -101,7 +102,7 @@ class Checkpointer:
         """Seal all parts into staging: a snapshot must not wait for accounts, nor for commits."""
         with self._database.snapshot() as snapshot:
             records = self._records(snapshot, sequence)
-            while (sid := await trio.to_thread.run_sync(self._stage_next, records)) is not None:
+            while (sid := await in_thread(self._stage_next, records)) is not None:
                 staged.append(sid)
             return read_state(snapshot.table("journal"))
 
@@ -134,7 +135,7 @@ class Checkpointer:
 
     async def _put_part(self, sequence: int, part: int, sid: bytes) -> None:
         spread = self._spreading.of(self._accounts, turn=sequence + part)
-        pieces = await trio.to_thread.run_sync(self._encode, sid, spread)
+        pieces = await in_thread(self._encode, sid, spread)
         parcels = []
         for index, account in enumerate(spread.homes):
             key = self._keys.checkpoint_name(

@@ -24,6 +24,7 @@ from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooF
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import StripeRow
+from aggfs.threads import in_thread
 
 DEADLINE_SECONDS = 25.0
 WAKE_SECONDS = 0.1
@@ -161,7 +162,7 @@ class Fetcher:
         """Run `job` in a worker; few at a time, each with memory of its own."""
         scratch = await self._scratches.take()
         try:
-            await trio.to_thread.run_sync(job, scratch)
+            await in_thread(job, scratch)
         finally:
             self._scratches.give_back(scratch)
 

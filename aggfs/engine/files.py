@@ -18,8 +18,10 @@ from aggfs.engine.room import Room
 from aggfs.errors import LocalDiskFailed, NoEntry
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, INLINE_BYTES, InodeRow
+from aggfs.threads import in_thread
 
 THREAD_BYTES = 128 * 1024
+LOOP_BYTES = 1024 * 1024
 NEW_SECONDS = 60
 WORKERS = 4
 
@@ -78,12 +80,13 @@ class Files:
             return b""
         file = self._open_files.use(number)
         self._filler.read_ahead(file.target, offset, end)
-        if end - offset < THREAD_BYTES:
-            cached = file.sparse.read_cached(offset, end - offset)
-            if cached is not None:
-                return cached
         while True:
-            await self._fill_all(file, file.sparse.missing(offset, end))
+            missing = file.sparse.missing(offset, end)
+            await self._fill_all(file, missing)
+            if end - offset <= LOOP_BYTES:
+                cached = file.sparse.read_cached(offset, end - offset)
+                if cached is not None:
+                    return cached
             data, holes = await self._read_present(file, offset, end - offset)
             file.sparse.settle()
             if not holes or not self._has_source(file, holes):
@@ -92,9 +95,7 @@ class Files:
     async def _read_present(
         self, file: OpenFile, offset: int, length: int
     ) -> tuple[Buffer, list[tuple[int, int]]]:
-        return await trio.to_thread.run_sync(
-            file.sparse.read, offset, length, limiter=self._workers
-        )
+        return await in_thread(file.sparse.read, offset, length, limiter=self._workers)
 
     def _has_source(self, file: OpenFile, holes: list[tuple[int, int]]) -> bool:
         """Whether holes that a read met could be filled: bytes here proved damaged."""
@@ -138,7 +139,7 @@ class Files:
         """Counted, so that no capture meanwhile takes the file for clean."""
         file.writers += 1
         try:
-            await trio.to_thread.run_sync(file.sparse.write, offset, data, limiter=self._workers)
+            await in_thread(file.sparse.write, offset, data, limiter=self._workers)
         finally:
             file.writers -= 1
             file.written.set()
@@ -193,7 +194,7 @@ class Files:
     async def _sync(self, file: OpenFile) -> None:
         file.emptied = False
         try:
-            await trio.to_thread.run_sync(file.sparse.sync, limiter=self._workers)
+            await in_thread(file.sparse.sync, limiter=self._workers)
         except LocalDiskFailed as error:
             self._database.give_up(str(error))
             raise

@@ -28,6 +28,7 @@ from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.table import ROWS_LIMIT_BYTES, TableRow, encode_rows, row_bytes
 from aggfs.model import BLOCK_BYTES, INLINE_BYTES, STRIPE_BYTES, DeviceId, Extent, Sid
+from aggfs.threads import in_thread
 
 STRIPE_PIECES = 4096
 SEALERS = 2
@@ -268,9 +269,7 @@ class Flusher:
         deadline = trio.current_time() + ROOM_SECONDS
         while True:
             try:
-                await trio.to_thread.run_sync(
-                    self._staging.put, sealed.sid, codec.stage_bytes(sealed)
-                )
+                await in_thread(self._staging.put, sealed.sid, codec.stage_bytes(sealed))
                 return
             except NoSpace:
                 if not self._staging.size_bytes or trio.current_time() >= deadline:
@@ -281,7 +280,7 @@ class Flusher:
     async def _sealed(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
         shelf = await self._shelves.take()
         try:
-            return await trio.to_thread.run_sync(self._seal, pieces, scratch, shelf)
+            return await in_thread(self._seal, pieces, scratch, shelf)
         finally:
             shelf.clear()
             self._shelves.give_back(shelf)

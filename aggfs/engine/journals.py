@@ -25,6 +25,7 @@ from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import Head, Segment, Tip
 from aggfs.formats.signed import RECORD_LIMIT_BYTES
 from aggfs.model import NO_ACCOUNT, Member
+from aggfs.threads import in_thread
 
 OBJECT_LIMIT_BYTES = 2 * RECORD_LIMIT_BYTES
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class JournalReader:
         async def look(copy: _Copy) -> None:
             data = await self._get(copy)
             if data is not None:
-                head = await trio.to_thread.run_sync(self._open_head, copy, data)
+                head = await in_thread(self._open_head, copy, data)
                 if head is not None and head.device == device:
                     found[copy.source.name] = head
 
@@ -156,7 +157,7 @@ class JournalReader:
         records[sequence] = record
 
     async def _checked(self, record: bytes, device: bytes, chain: int, last: Tip) -> "_Checked":
-        checked = await trio.to_thread.run_sync(self._decode_segment, record)
+        checked = await in_thread(self._decode_segment, record)
         segment = checked.segment
         if (segment.device, segment.chain, segment.sequence) != (device, chain, last.sequence + 1):
             raise Damaged(f"a segment of device {device.hex()} lies under another one's name")
@@ -183,7 +184,7 @@ class JournalReader:
         """One part of the checkpoint that a head names. Raises `TooFewFragments`, `Damaged`."""
         names = self._part_names(head, number)
         record = await self.record(Kind.CHECKPOINT, names, turn=number)
-        part = await trio.to_thread.run_sync(self._decode_part, record)
+        part = await in_thread(self._decode_part, record)
         place = (part.device, part.head.sequence, part.part, part.is_last)
         if place != (head.device, head.checkpoint, number, number == head.checkpoint_parts - 1):
             raise Damaged("a part of a checkpoint lies under another one's name")
@@ -216,7 +217,7 @@ class JournalReader:
 
     async def _open(self, kind: Kind, held: Sequence[tuple[_Copy, bytes]]) -> bytes:
         objects = [data for _, data in held]
-        record: Record = await trio.to_thread.run_sync(open_record, self._keys, kind, objects)
+        record: Record = await in_thread(open_record, self._keys, kind, objects)
         for position in record.bad:
             source = held[position][0].source
             logger.warning("account %s has a damaged object %s", source.name, held[position][0].key)

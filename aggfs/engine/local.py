@@ -3,8 +3,6 @@
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import trio
-
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
@@ -12,6 +10,7 @@ from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.model import BLOCK_BYTES, Extent
+from aggfs.threads import in_thread
 
 Pairs = list[tuple[int, int]]
 FILES_AT_ONCE = 128
@@ -83,7 +82,7 @@ class LocalCopies:
         await self._database.durable()  # bytes go only after the rows that replace them
         for file, ranges in going:
             if ranges:
-                await trio.to_thread.run_sync(file.sparse.punch, ranges)
+                await in_thread(file.sparse.punch, ranges)
             self._open_files.rest(file)
         return sum(end - start for _, ranges in going for start, end in ranges), kept
 
@@ -102,7 +101,7 @@ class LocalCopies:
     async def keep_within(self, limit_bytes: int) -> int:
         """Evict what was brought or edited longest ago until the local copies take no more than
         `limit_bytes`, or nothing more may go; how many bytes went."""
-        usage = await trio.to_thread.run_sync(self._sparse_files.usage)
+        usage = await in_thread(self._sparse_files.usage)
         total = sum(size for _, _, size in usage)
         evicted = 0
         for _, number, size in sorted(usage):

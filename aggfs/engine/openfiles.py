@@ -20,6 +20,7 @@ from aggfs.engine.fill import Filler, Target
 from aggfs.engine.namespace import Namespace
 from aggfs.errors import AggfsError, NoEntry
 from aggfs.model import BLOCK_BYTES, InodeRow
+from aggfs.threads import in_thread
 
 TABLES = ("edits",)
 IDLE_LIMIT = 256
@@ -188,7 +189,7 @@ class OpenFiles:
     async def remove_unknown(self) -> None:
         """Once, some time after a start: remove the sparse files that no row knows. The last stop
         came before they were deleted."""
-        stored = await trio.to_thread.run_sync(self._sparse_files.stored)
+        stored = await in_thread(self._sparse_files.stored)
         for count, (number, generation) in enumerate(stored):
             row = self._row_of(number)
             if row is None or row.generation != generation or self._namespace.is_gone(row):

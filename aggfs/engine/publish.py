@@ -34,6 +34,7 @@ from aggfs.formats.record import Buffer
 from aggfs.formats.signed import Verify
 from aggfs.model import ControlEntry, DeviceId, Entry, Layout, OutboxRow, Sid
 from aggfs.sync.clock import HybridClock
+from aggfs.threads import in_thread
 
 TABLES = ("journal",)
 ROUND_SECONDS = 5.0
@@ -250,7 +251,7 @@ class Publisher:
         await self._database.durable()
         floor = self._floor()
         self._table.put(b"clock", self._writer.clock.last.to_bytes(8))
-        pieces = await trio.to_thread.run_sync(self._seal_head, state, floor)
+        pieces = await in_thread(self._seal_head, state, floor)
         parcels = []
         for account in behind:
             name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)

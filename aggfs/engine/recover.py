@@ -28,6 +28,7 @@ from aggfs.placement.policy import StorageClass
 from aggfs.stores.base import Store
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.merge import apply
+from aggfs.threads import in_thread
 
 UNDO_SECONDS = 30.0
 
@@ -54,7 +55,7 @@ async def find_volume(stores: Sequence[tuple[str, Store]], secret: Secret, repor
         sources = await survey(stores, report)
         if not sources:
             raise Unreachable("none of these accounts answers")
-        opened = await trio.to_thread.run_sync(open_newest, sources, secret)
+        opened = await in_thread(open_newest, sources, secret)
         identify(sources, opened.keyring)
         known = sum(source.id != NO_ACCOUNT for source in sources)
         needed = -(-opened.policy.k // opened.policy.per_provider)

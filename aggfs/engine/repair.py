@@ -24,6 +24,7 @@ from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreach
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import Layout
+from aggfs.threads import in_thread
 
 GET_SECONDS = 60.0
 PAUSE_SECONDS = 2.0
@@ -92,7 +93,7 @@ class Repairs:
         if not missing:
             return
         good = await self._good_fragments(sid)
-        made = await trio.to_thread.run_sync(self._make, self._state(sid), good, tuple(missing))
+        made = await in_thread(self._make, self._state(sid), good, tuple(missing))
         for index, account in missing.items():
             await self._put(sid, index, account, made[index])
 
@@ -144,7 +145,7 @@ class Repairs:
             try:
                 with _noting(account), trio.fail_after(GET_SECONDS):
                     data = await account.store.get(self._name(state, index, account))
-                await trio.to_thread.run_sync(self._check, state, index, data)
+                await in_thread(self._check, state, index, data)
             except (NotFound, Damaged) as error:
                 self.note(sid, index)
                 failures.append(error)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import trio
 
 from aggfs.cache.database import Database
 from aggfs.cache.staging import Staging
@@ -23,6 +22,7 @@ from aggfs.errors import Damaged, Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import DeviceId, Layout, Sid
+from aggfs.threads import in_thread
 
 LATE_ROUND = 64
 _WANTED, _LATE, _RECORD = b"p", b"l", b"r"
@@ -120,7 +120,7 @@ class Segments:
             pending = await self._seal(pending)
         if not pending.homes:
             pending = await self._settle_homes(pending)
-        pieces = await trio.to_thread.run_sync(self._encode, pending)
+        pieces = await in_thread(self._encode, pending)
         confirmed = set(pending.confirmed)
         parcels = [
             self._parcel(pending, index, account, pieces[index])
@@ -168,7 +168,7 @@ class Segments:
         record = self._table.get(_key(_RECORD, pending))
         if record is None:
             raise Damaged("a journal record that is to be published is gone")
-        sid = await trio.to_thread.run_sync(self._seal_in_worker, record)
+        sid = await in_thread(self._seal_in_worker, record)
         self._table.delete(_key(_RECORD, pending))
         return await self._settle_homes(msgspec.structs.replace(pending, sid=sid))
 

@@ -32,6 +32,7 @@ from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
+from aggfs.threads import in_thread
 
 GRACE_SECONDS = 120.0  # a put that was given up may still arrive for so long
 RETRY_SECONDS = 1.0
@@ -236,9 +237,7 @@ class Stripes:
         state = self._state(sid)
         missing = [i for i in range(len(state.row.places)) if not state.confirmed >> i & 1]
         if missing:
-            pieces = await trio.to_thread.run_sync(
-                self._encode, state.row, sealed, tuple(missing), scratch
-            )
+            pieces = await in_thread(self._encode, state.row, sealed, tuple(missing), scratch)
             await self._put(sid, pieces)
         await self._clean_up(sid)
         await self._finish(sid)

@@ -29,6 +29,7 @@ from aggfs.engine.stripes import Policy, Stripes
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
+from aggfs.threads import in_thread
 
 SPACE_SECONDS = 60.0
 DELETE_SECONDS = 5.0
@@ -148,7 +149,7 @@ class Volume:
         """Give back the local room of files that are gone, also of those of the last run."""
         await self.parts.open_files.remove_unknown()
         while True:
-            await trio.to_thread.run_sync(self.parts.sparse_files.purge)
+            await in_thread(self.parts.sparse_files.purge)
             await trio.sleep(DELETE_SECONDS)
 
     # --- what the mount asks ------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from aggfs.stores.base import Buffer, Capabilities, ObjectInfo, Page, Space
+from aggfs.threads import in_thread
 
 Result = TypeVar("Result")
 
@@ -169,7 +170,7 @@ class ThreadedStore:
     async def aclose(self) -> None:
         """Closes the driver's connections. Calls still running end with errors of their own."""
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._driver.close)
+            await in_thread(self._driver.close)
 
     def _put(self, key: str, loan: Loan) -> None:
         self._driver.put(key, loan.joined())
@@ -181,4 +182,4 @@ class ThreadedStore:
 async def _run(
     job: Callable[..., Result], *arguments: object, limiter: trio.CapacityLimiter
 ) -> Result:
-    return await trio.to_thread.run_sync(job, *arguments, abandon_on_cancel=True, limiter=limiter)
+    return await in_thread(job, *arguments, abandon_on_cancel=True, limiter=limiter)
