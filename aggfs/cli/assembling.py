@@ -13,8 +13,8 @@ from typing import Any
 
 import trio
 
-from aggfs import assemble
 from aggfs import config as configuration
+from aggfs.assemble import making, opening
 from aggfs.cli.places import VolumePlace
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
@@ -118,7 +118,7 @@ def _opened(account: AccountConfig, stack: AsyncExitStack) -> Store:
 
 def create(place: VolumePlace, config: Config, secrets: Sequence[Secret]) -> None:
     """Make the volume in its accounts, and this device's state. A slot for each secret."""
-    trio.run(partial(assemble.create_volume, config, str(place.state_directory), secrets=secrets))
+    trio.run(partial(making.create_volume, config, str(place.state_directory), secrets=secrets))
 
 
 def recover(
@@ -127,7 +127,7 @@ def recover(
     """Fill this device's state from the accounts; the configuration that belongs to it."""
     return trio.run(
         partial(
-            assemble.recover_volume,
+            making.recover_volume,
             accounts,
             str(place.state_directory),
             secret=secret,
@@ -146,7 +146,7 @@ def answer(place: VolumePlace, verb: str, arguments: dict[str, Any]) -> dict[str
 async def _answer(
     config: Config, place: VolumePlace, verb: str, arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    volume = assemble.open_volume(config, str(place.state_directory))
+    volume = opening.open_volume(config, str(place.state_directory))
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
         found = await volume.control(verb, arguments)
@@ -171,7 +171,7 @@ def serve(place: VolumePlace, config: Config, mountpoint: str, ready: Callable[[
 async def _serve(
     config: Config, place: VolumePlace, service: daemon.Service, ready: Callable[[], None]
 ) -> None:
-    volume = assemble.open_volume(config, str(place.state_directory))
+    volume = opening.open_volume(config, str(place.state_directory))
     # Noted under the volume's lock, and before the folder is there: a crash leaves the note.
     write_private(place.mountpoint_path, os.fsencode(service.mountpoint))
     await daemon.serve(volume, service, ready)

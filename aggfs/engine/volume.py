@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -71,21 +71,31 @@ class Parts:
     cache_limit_bytes: int
 
 
-class Volume:
-    """See `Parts`. `verbs` are what commands may ask, beside `flush`."""
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What commands may ask of a volume, and what runs in its background, each by its name."""
 
-    def __init__(
-        self, parts: Parts, verbs: Mapping[str, Verb], jobs: Mapping[str, Job] | None = None
-    ) -> None:
-        """`jobs` run in the background beside those of the parts."""
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+
+
+class Volume:
+    """See `Parts`. Everything else is a `Feature`."""
+
+    def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.namespace = parts.namespace
         self.files = parts.files
-        self._verbs = verbs
+        self._verbs: dict[str, Verb] = {}
+        self._more_jobs: dict[str, Job] = {}
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
-        self._more_jobs = jobs or {}
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
+
+    def add(self, feature: Feature) -> None:
+        """Before `run`."""
+        self._verbs.update(feature.verbs)
+        self._more_jobs.update(feature.jobs)
 
     # --- life ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from aggfs import assemble
+from aggfs.assemble import opening
 from aggfs.errors import BadConfig
 from tests.support.running import dump, make_volume, new_file, running
 
@@ -16,6 +16,6 @@ async def test_local_copies_are_never_read_in_the_other_form(tmp_path):
         before = await dump(volume)
     other = replace(place.config, mount=replace(place.config.mount, cache_encryption=False))
     with pytest.raises(BadConfig, match="cache_encryption"):
-        assemble.open_volume(other, str(place.state))
+        opening.open_volume(other, str(place.state))
     async with running(place.config, place.state) as volume:
         assert await dump(volume) == before

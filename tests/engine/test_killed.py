@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from aggfs import assemble
+from aggfs.assemble import making
 from tests.support.dying import NAMES, Known, note
 from tests.support.running import Place, flush, make_volume, running
 
@@ -67,7 +67,7 @@ async def test_a_killed_daemon_leaves_every_file_as_it_was_made_sure_or_later(
             known[name].make_sure(found[name])
     second = tmp_path / "second"
     second.mkdir()
-    config = await assemble.recover_volume(
+    config = await making.recover_volume(
         place.accounts,
         str(second),
         secret=place.secret,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aggfs import assemble
+from aggfs.assemble import making, opening
 from aggfs.cache.database import Database
 from aggfs.coding import slots
 from aggfs.coding.keys import is_header_name
@@ -51,7 +51,7 @@ async def recover(place: Place, into: str, *, told: Told | None = None, **change
         "device_name": into,
     } | changes
     accounts = settings.pop("accounts")
-    return await assemble.recover_volume(accounts, str(state), report=told.append, **settings)
+    return await making.recover_volume(accounts, str(state), report=told.append, **settings)
 
 
 def objects_of(place: Place) -> dict[str, bytes]:
@@ -202,7 +202,7 @@ async def test_the_ledger_counts_what_lies_in_the_accounts(tmp_path):
     async with running(place.config, place.state) as volume:
         await fill(volume)
     config = await recover(place, "again")
-    volume = assemble.open_volume(config, str(tmp_path / "again"))
+    volume = opening.open_volume(config, str(tmp_path / "again"))
     for number, account in enumerate(volume.parts.accounts):
         lying = [data for path, data in objects_of(place).items() if path[7] == str(number)]
         assert volume.parts.accounts.ledger.used_bytes(account.id) == sum(map(len, lying))
@@ -440,7 +440,7 @@ async def test_a_header_counts_when_more_accounts_take_it_than_may_fail(tmp_path
     told = Told()
     stores = [(name, store) for name, store, _ in accounts]
     found = await find_volume(stores, place.secret, told.append)
-    database = Database.open(str(tmp_path / "database"), tables=assemble.TABLES)
+    database = Database.open(str(tmp_path / "database"), tables=opening.TABLES)
     recovery = Recovery(found, place.accounts, database, told.append)
     await recovery.fill()
     identity = Identity.new(DeviceId(b"device 2"), os.urandom)

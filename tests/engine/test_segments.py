@@ -10,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs import assemble
+from aggfs.assemble import making
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.slots import recovery_words
 from aggfs.config import AccountConfig
@@ -71,7 +71,7 @@ def test_records_of_the_journal_are_spread_as_safely_as_data(held, k, more, q, t
 async def recover(place: Place, accounts: list[AccountConfig], into: str):
     state = place.root / into
     state.mkdir()
-    return await assemble.recover_volume(
+    return await making.recover_volume(
         accounts,
         str(state),
         secret=recovery_words(place.words),
@@ -106,7 +106,7 @@ async def two_of_each_provider(root: Path, accounts_of_each: int) -> Place:
     )
     state = root / "state"
     state.mkdir()
-    await assemble.create_volume(config, str(state), secrets=[recovery_words(place.words)])
+    await making.create_volume(config, str(state), secrets=[recovery_words(place.words)])
     return Place(root, config, state, place.words)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from aggfs import assemble
+from aggfs.assemble import making, opening
 from aggfs.coding import slots
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
@@ -73,16 +73,14 @@ async def make_volume(
         accounts=tuple(settings),
     )
     words = slots.new_recovery_words(os.urandom)
-    await assemble.create_volume(
-        config, str(state), secrets=[slots.recovery_words(words), *secrets]
-    )
+    await making.create_volume(config, str(state), secrets=[slots.recovery_words(words), *secrets])
     return Place(root, config, state, words)
 
 
 @asynccontextmanager
 async def running(config: Config, state: Path) -> AsyncIterator[Volume]:
     """The volume, its tasks at work."""
-    volume = assemble.open_volume(config, str(state))
+    volume = opening.open_volume(config, str(state))
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
         yield volume

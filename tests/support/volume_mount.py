@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from aggfs import assemble
+from aggfs.assemble import making, opening
 from aggfs.config import AccountConfig, Config, MountConfig
 from aggfs.daemon.main import Service, serve
 from aggfs.engine.identity import HEADER_NAME
@@ -46,8 +46,8 @@ async def run(state: Path, service: Service) -> None:
     """Make the volume if need be, and serve it until told to stop."""
     config = config_of(state)
     if not (state / HEADER_NAME).exists():
-        await assemble.create_volume(config, str(state), secrets=[])
-    volume = assemble.open_volume(config, str(state))
+        await making.create_volume(config, str(state), secrets=[])
+    volume = opening.open_volume(config, str(state))
     await serve(volume, service, partial(print, "ready", flush=True))
 
 

@@ -1,14 +1,15 @@
-"""The only place that knows every part: a configuration in, a running volume out."""
+"""An existing volume: a configuration in, a running volume out. Knows every part."""
 
 import os
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from aggfs.assemble.accounts import open_account
+from aggfs.assemble.features import FEATURES
 from aggfs.cache import blocks as block_tables
 from aggfs.cache import outbox as outbox_table
 from aggfs.cache import sums
@@ -21,14 +22,14 @@ from aggfs.cache.staging import Staging
 from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
-from aggfs.coding.slots import OpenedHeader, Secret, new_slot, new_volume
-from aggfs.config import AccountConfig, Config, Size, account_from
+from aggfs.coding.slots import OpenedHeader
+from aggfs.config import Config, Size, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attend, publish, report
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
-from aggfs.engine.accounts import Account, Accounts, Ledger
-from aggfs.engine.attend import Attendant, HeaderRows
+from aggfs.engine.accounts import Accounts, Ledger
+from aggfs.engine.attend import Attendant
 from aggfs.engine.capture import Capture
 from aggfs.engine.change import Changes, Surroundings
 from aggfs.engine.checkpoint import Checkpointer
@@ -37,34 +38,22 @@ from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
 from aggfs.engine.foreign import ForeignBytes
-from aggfs.engine.headers import put_on_all
 from aggfs.engine.identity import Identity, keep_cache_form, load_header, save_header
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher, Writer
-from aggfs.engine.recover import Recovery, find_volume
 from aggfs.engine.repair import Repairs
 from aggfs.engine.room import Bounds, Room
 from aggfs.engine.segments import Sealer, Segments
 from aggfs.engine.stripes import Policy, Stripes
-from aggfs.engine.volume import Parts, Volume
-from aggfs.errors import Refused
-from aggfs.formats.fragment import Suite
-from aggfs.formats.header import VolumePolicy
+from aggfs.engine.volume import Feature, Parts, Volume
 from aggfs.model import (
-    ROOT,
-    AccountEntry,
     Content,
-    DeviceId,
     Member,
     PutStripe,
-    SetAttributes,
 )
 from aggfs.placement.plan import usable_free_bytes
-from aggfs.stores.metered import MeteredStore
-from aggfs.stores.registry import default_provider, open_store
-from aggfs.stores.retrying import RetryingStore
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
@@ -82,100 +71,6 @@ TABLES = (
     outbox_table.TABLE,
     sums.TABLE,
 )
-
-
-# --- a new volume ---------------------------------------------------------------------------------
-
-
-async def create_volume(config: Config, state_directory: str, *, secrets: Sequence[Secret]) -> None:
-    """Make a volume: its header on every account, and this device's state.
-
-    Raises `StoreError` when an account does not take it; nothing of this volume is left then.
-    """
-    state = Path(state_directory)
-    identity = Identity.new(config.device, os.urandom)
-    device_slot = identity.new_slot(os.urandom)
-    slots = [*(new_slot(secret, random_bytes=os.urandom) for secret in secrets), device_slot]
-    member = identity.member(config.device_name, device_slot)
-    used = config.classes[0]
-    policy = VolumePolicy(
-        k=used.k,
-        n=used.n,
-        per_provider=config.fragments_per_provider,
-        layout=used.layout,
-        suite=Suite.AES_256_GCM,
-        allow_complete_copy=config.allow_complete_copy,
-    )
-    opened = new_volume(config.volume, policy, slots, [member], random_bytes=os.urandom)
-    stores = {account.id: open_store(account) for account in config.accounts}
-    try:
-        placed = await put_on_all(stores, opened, os.urandom)
-    finally:
-        for store in stores.values():
-            await store.aclose()
-    identity.save(state)
-    save_header(state, opened)
-    volume = open_volume(config, state_directory)
-    for account, (key, size) in placed.items():
-        volume.parts.accounts.ledger.put_object(account, key, size)
-        HeaderRows(volume.parts.database).put(account, opened.generation)
-    volume.namespace.add_control(member)
-    for one in config.accounts:
-        volume.namespace.add_control(account_entry(one))
-    root = SetAttributes(ROOT, None, os.getuid(), os.getgid(), None, None, time.time_ns())
-    volume.namespace.set_attributes(1, mode=0o755, uid=root.uid, gid=root.gid)
-    volume.parts.database.commit_now()
-    await volume.parts.database.close()
-
-
-def account_entry(account: AccountConfig) -> AccountEntry:
-    """What other devices may know of an account."""
-    return AccountEntry(account.id, account.name, account.provider, account.quota_bytes, False)
-
-
-# --- a volume that is only in its accounts --------------------------------------------------------
-
-
-async def recover_volume(
-    accounts: Sequence[AccountConfig],
-    state_directory: str,
-    *,
-    secret: Secret,
-    name: str,
-    device_name: str,
-    report: Callable[[str], None],
-) -> Config:
-    """Fill an empty state directory from the accounts, as a new device of the volume; the
-    configuration that belongs to it. Accounts that do not answer are left out while k fragments
-    of everything can be had without them.
-
-    Raises `WrongKey`, which changed nothing anywhere; `Unreachable`, `TooFewFragments`, `Damaged`.
-    """
-    state = Path(state_directory)
-    stores = [(one.name, RetryingStore(open_store(one), random=random.random)) for one in accounts]
-    try:
-        found = await find_volume(stores, secret, report)
-        identity = Identity.new(DeviceId(os.urandom(8)), os.urandom)
-        database = Database.open(str(state / "database"), tables=TABLES)
-        try:
-            recovery = Recovery(found, accounts, database, report)
-            await recovery.fill()
-            opened = recovery.join(
-                identity, device_name, random_bytes=os.urandom, wall_ns=time.time_ns
-            )
-            config = recovery.config(name, identity, device_name, default_provider)
-            identity.save(state)
-            save_header(state, opened)
-            await recovery.put_header(opened, os.urandom)
-        finally:
-            await database.close()
-        return config
-    finally:
-        for _, store in stores:
-            await store.aclose()
-
-
-# --- an existing volume ---------------------------------------------------------------------------
 
 
 def open_volume(config: Config, state_directory: str) -> Volume:
@@ -403,48 +298,22 @@ class _Assembly:
         )
         changes = Changes(self.opened, surroundings)
         attendant = Attendant(self.accounts, self.database, lambda: changes.header, os.urandom)
-        jobs = {
-            "attending to accounts": attendant.run,
-            "measuring what is foreign": ForeignBytes(self.accounts).run,
-        }
 
         async def look(volume: Volume, arguments: Mapping[str, object]) -> dict[str, object]:
             """Ask the accounts that are away whether they are back, now."""
             await attendant.look()
             return await report.status(volume, arguments)
 
-        volume = Volume(parts, {**report.VERBS, **changes.verbs(), "look": look}, jobs)
+        volume = Volume(parts)
+        volume.add(Feature(verbs=report.VERBS))
+        volume.add(Feature(verbs=changes.verbs()))
+        volume.add(Feature({"look": look}, {"attending to accounts": attendant.run}))
+        volume.add(Feature(jobs={"measuring what is foreign": ForeignBytes(self.accounts).run}))
+        for feature in FEATURES:
+            volume.add(feature(volume))
         self.files.wait_for_accounts(
             volume.store,
             at_fsync=self.config.mount.fsync == "cloud",
             at_close=self.config.mount.close == "cloud",
         )
         return volume
-
-
-def open_account(config: AccountConfig) -> Account:
-    """An account at run time: its store within the wrappers."""
-    metered = MeteredStore(open_store(config))
-    store = RetryingStore(metered, random=random.random)
-    return Account(
-        id=config.id,
-        name=config.name,
-        driver=config.driver,
-        provider=config.provider,
-        quota_bytes=config.quota_bytes,
-        store=store,
-        meter=metered.figures,
-        wake=store.wake,
-        pool=_disk_of(config),
-    )
-
-
-def _disk_of(config: AccountConfig) -> str:
-    """The disk whose room a directory shares; none while it is not there: a volume is opened,
-    and mounted, without the accounts that are away."""
-    if config.driver != "directory":
-        return ""
-    try:
-        return default_provider(config)
-    except Refused:
-        return ""

@@ -1,0 +1,1 @@
+"""The only room that knows every part: it makes volumes, and opens them."""

@@ -1,0 +1,11 @@
+"""What stands on a running volume: one line for each feature of the upkeep.
+
+A feature adds verbs that commands ask and jobs that run in the background. It is given the
+volume, uses its parts, and nothing of the volume knows it.
+"""
+
+from collections.abc import Callable
+
+from aggfs.engine.volume import Feature, Volume
+
+FEATURES: tuple[Callable[[Volume], Feature], ...] = ()
