@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from aggfs.assemble.accounts import OpenStore
 from aggfs.assemble.opening import TABLES, open_volume
 from aggfs.cache.database import Database
 from aggfs.coding.slots import Secret, new_slot, new_volume
@@ -26,7 +27,13 @@ from aggfs.stores.registry import default_provider, open_store
 from aggfs.stores.retrying import RetryingStore
 
 
-async def create_volume(config: Config, state_directory: str, *, secrets: Sequence[Secret]) -> None:
+async def create_volume(
+    config: Config,
+    state_directory: str,
+    *,
+    secrets: Sequence[Secret],
+    open_store: OpenStore = open_store,
+) -> None:
     """Make a volume: its header on every account, and this device's state.
 
     Raises `StoreError` when an account does not take it; nothing of this volume is left then.
@@ -54,7 +61,7 @@ async def create_volume(config: Config, state_directory: str, *, secrets: Sequen
             await store.aclose()
     identity.save(state)
     save_header(state, opened)
-    volume = open_volume(config, state_directory)
+    volume = open_volume(config, state_directory, open_store=open_store)
     for account, (key, size) in placed.items():
         volume.parts.accounts.ledger.put_object(account, key, size)
         HeaderRows(volume.parts.database).put(account, opened.generation)

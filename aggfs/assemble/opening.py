@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from aggfs.assemble.accounts import open_account
+from aggfs.assemble.accounts import OpenStore, open_account
 from aggfs.assemble.features import FEATURES
 from aggfs.cache import blocks as block_tables
 from aggfs.cache import outbox as outbox_table
@@ -54,6 +54,7 @@ from aggfs.model import (
     PutStripe,
 )
 from aggfs.placement.plan import usable_free_bytes
+from aggfs.stores.registry import open_store
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
@@ -73,8 +74,11 @@ TABLES = (
 )
 
 
-def open_volume(config: Config, state_directory: str) -> Volume:
+def open_volume(
+    config: Config, state_directory: str, *, open_store: OpenStore = open_store
+) -> Volume:
     """The volume, its local state open, nothing running yet. Needs no account to answer.
+    `open_store` makes the bare store of each account.
 
     Raises `Busy` when another process has it open, `Damaged`, `BadConfig`, `WrongKey`.
     """
@@ -85,7 +89,7 @@ def open_volume(config: Config, state_directory: str) -> Volume:
     database = Database.open(str(state / "database"), tables=TABLES)
     try:
         keep_cache_form(state, encrypted=config.mount.cache_encryption)
-        return _Assembly(config, state, identity, opened, keys, database).volume()
+        return _Assembly(config, state, identity, opened, keys, database, open_store).volume()
     except BaseException:
         database.abandon()
         raise
@@ -102,8 +106,10 @@ class _Assembly:
         opened: OpenedHeader,
         keys: VolumeKeys,
         database: Database,
+        open_store: OpenStore,
     ) -> None:
         self.config = config
+        self.open_account = partial(open_account, open_store=open_store)
         self.keys = keys
         self.identity = identity
         self.database = database
@@ -115,7 +121,7 @@ class _Assembly:
         self.blocks = Blocks(database)
         self.staging = Staging(state / "staging")
         self.sparse_files = SparseFiles(str(state / "files"), database, Ranges)
-        self.accounts = Accounts(map(open_account, config.accounts), Ledger(database))
+        self.accounts = Accounts(map(self.open_account, config.accounts), Ledger(database))
         self.clock = HybridClock(identity.device, self._last_clock())
         self.namespace = Namespace(
             database,
@@ -292,7 +298,7 @@ class _Assembly:
             cache_limit_bytes=self.config.mount.cache_limit_bytes,
         )
         surroundings = Surroundings(
-            open_account=lambda settings: open_account(account_from(settings)),
+            open_account=lambda settings: self.open_account(account_from(settings)),
             keep_header=partial(save_header, self.state),
             random_bytes=os.urandom,
         )

@@ -11,12 +11,14 @@ from pathlib import Path
 import trio
 
 from aggfs.assemble import making, opening
+from aggfs.assemble.accounts import OpenStore
 from aggfs.coding import slots
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, AccountId, DeviceId, InodeRow, Layout, VolumeId
 from aggfs.placement.policy import StorageClass
+from aggfs.stores.registry import open_store
 from tests.support.stripes import content
 
 FLUSH_SECONDS = 60
@@ -52,8 +54,10 @@ async def make_volume(
     layout: Layout = Layout.CONTIGUOUS,
     compression: str | None = None,
     secrets: tuple[Secret, ...] = (),
+    open_store: OpenStore = open_store,
 ) -> Place:
-    """A new volume; every account is a directory, and its own provider."""
+    """A new volume; every account is a directory, and its own provider. `open_store` may give
+    them other stores."""
     settings = []
     for number in range(accounts or n):
         path = root / f"account{number}"
@@ -73,14 +77,17 @@ async def make_volume(
         accounts=tuple(settings),
     )
     words = slots.new_recovery_words(os.urandom)
-    await making.create_volume(config, str(state), secrets=[slots.recovery_words(words), *secrets])
+    known = [slots.recovery_words(words), *secrets]
+    await making.create_volume(config, str(state), secrets=known, open_store=open_store)
     return Place(root, config, state, words)
 
 
 @asynccontextmanager
-async def running(config: Config, state: Path) -> AsyncIterator[Volume]:
+async def running(
+    config: Config, state: Path, *, open_store: OpenStore = open_store
+) -> AsyncIterator[Volume]:
     """The volume, its tasks at work."""
-    volume = opening.open_volume(config, str(state))
+    volume = opening.open_volume(config, str(state), open_store=open_store)
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
         yield volume
