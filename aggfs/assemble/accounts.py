@@ -1,8 +1,8 @@
 """Accounts as they run: a store within its wrappers."""
 
-import random
 from collections.abc import Callable
 
+from aggfs.assemble.world import THIS_WORLD, World
 from aggfs.config import AccountConfig
 from aggfs.engine.accounts import Account
 from aggfs.errors import Refused
@@ -15,7 +15,9 @@ from aggfs.stores.retrying import RetryingStore
 OpenStore = Callable[[AccountConfig], Store]
 
 
-def open_account(config: AccountConfig, open_store: OpenStore = open_store) -> Account:
+def open_account(
+    config: AccountConfig, open_store: OpenStore = open_store, world: World = THIS_WORLD
+) -> Account:
     """An account at run time: its store within the wrappers. `open_store` makes the bare one.
 
     One that cannot be used as this machine is set up now (a variable with its credentials is not
@@ -28,7 +30,7 @@ def open_account(config: AccountConfig, open_store: OpenStore = open_store) -> A
         refusal = str(error)
         bare = AbsentStore(account_place(config), refusal)
     metered = MeteredStore(bare)
-    store = RetryingStore(metered, random=random.random)
+    store = RetryingStore(metered, random=world.random)
     return Account(
         id=config.id,
         name=config.name,

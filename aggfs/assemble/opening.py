@@ -1,8 +1,6 @@
 """An existing volume: a configuration in, a running volume out. Knows every part."""
 
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import trio
 
 from aggfs.assemble.accounts import OpenStore, open_account
 from aggfs.assemble.features import FEATURES
+from aggfs.assemble.world import THIS_WORLD, World
 from aggfs.cache import blocks as block_tables
 from aggfs.cache import outbox as outbox_table
 from aggfs.cache import sums
@@ -23,12 +22,12 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
-from aggfs.config import Config, Size, account_from
+from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attend, publish, report
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
-from aggfs.engine.accounts import Accounts, Ledger
+from aggfs.engine.accounts import Account, Accounts, Ledger
 from aggfs.engine.attend import Attendant
 from aggfs.engine.capture import Capture
 from aggfs.engine.change import Changes, Surroundings
@@ -75,10 +74,14 @@ TABLES = (
 
 
 def open_volume(
-    config: Config, state_directory: str, *, open_store: OpenStore = open_store
+    config: Config,
+    state_directory: str,
+    *,
+    open_store: OpenStore = open_store,
+    world: World = THIS_WORLD,
 ) -> Volume:
     """The volume, its local state open, nothing running yet. Needs no account to answer.
-    `open_store` makes the bare store of each account.
+    `open_store` makes the bare store of each account; `world` gives time and chance.
 
     Raises `Busy` when another process has it open, `Damaged`, `BadConfig`, `WrongKey`.
     """
@@ -89,7 +92,8 @@ def open_volume(
     database = Database.open(str(state / "database"), tables=TABLES)
     try:
         keep_cache_form(state, encrypted=config.mount.cache_encryption)
-        return _Assembly(config, state, identity, opened, keys, database, open_store).volume()
+        open_one = partial(open_account, open_store=open_store, world=world)
+        return _Assembly(config, state, identity, opened, keys, database, open_one, world).volume()
     except BaseException:
         database.abandon()
         raise
@@ -106,10 +110,12 @@ class _Assembly:
         opened: OpenedHeader,
         keys: VolumeKeys,
         database: Database,
-        open_store: OpenStore,
+        open_one: Callable[[AccountConfig], Account],
+        world: World,
     ) -> None:
         self.config = config
-        self.open_account = partial(open_account, open_store=open_store)
+        self.world = world
+        self.open_account = open_one
         self.keys = keys
         self.identity = identity
         self.database = database
@@ -128,8 +134,8 @@ class _Assembly:
             self.tree,
             self.outbox,
             self.clock,
-            wall_ns=time.time_ns,
-            random_bytes=os.urandom,
+            wall_ns=self.world.wall_ns,
+            random_bytes=self.world.random_bytes,
             on_dropped=lambda row: self.open_files.forget(row),
         )
         self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging)
@@ -149,7 +155,9 @@ class _Assembly:
             filler,
             cipher_of=self._cipher_of,
         )
-        self.capture = Capture(self.open_files, self.namespace, self.blocks, filler, os.urandom)
+        self.capture = Capture(
+            self.open_files, self.namespace, self.blocks, filler, self.world.random_bytes
+        )
         self.local = LocalCopies(
             database,
             self.open_files,
@@ -162,7 +170,7 @@ class _Assembly:
         self.edits_limit = allow_descriptors() // 2
         room = Room(self._bounds, self._wait_for_progress)
         self.files = Files(
-            database, self.namespace, self.blocks, self.open_files, filler, room, time.time_ns
+            database, self.namespace, self.blocks, self.open_files, filler, room, self.world.wall_ns
         )
         self.stripes = self._stripes()
         self.writer = Writer(
@@ -170,8 +178,8 @@ class _Assembly:
             self.clock,
             self.identity.sign,
             self.identity.verify,
-            os.urandom,
-            time.time_ns,
+            self.world.random_bytes,
+            self.world.wall_ns,
         )
         self.publisher = self._publisher()
         self.checkpointer = Checkpointer(
@@ -241,7 +249,7 @@ class _Assembly:
         )
 
     def _segments(self) -> Segments:
-        sealer = Sealer(self.identity.device, os.urandom)
+        sealer = Sealer(self.identity.device, self.world.random_bytes)
         return Segments(
             self.keys, sealer, self.accounts, self.database, self.staging, self.policy.spreading
         )
@@ -271,11 +279,12 @@ class _Assembly:
             self.staging,
             compression=self.policy.storage_class.compression,
             staging_limit_bytes=self.config.mount.staging_limit_bytes,
+            random_bytes=self.world.random_bytes,
         )
         parts = Parts(
             name=self.config.name,
             keys=self.keys,
-            wall_ns=time.time_ns,
+            wall_ns=self.world.wall_ns,
             database=self.database,
             outbox=self.outbox,
             tree=self.tree,
@@ -300,10 +309,12 @@ class _Assembly:
         surroundings = Surroundings(
             open_account=lambda settings: self.open_account(account_from(settings)),
             keep_header=partial(save_header, self.state),
-            random_bytes=os.urandom,
+            random_bytes=self.world.random_bytes,
         )
         changes = Changes(self.opened, surroundings)
-        attendant = Attendant(self.accounts, self.database, lambda: changes.header, os.urandom)
+        attendant = Attendant(
+            self.accounts, self.database, lambda: changes.header, self.world.random_bytes
+        )
 
         async def look(volume: Volume, arguments: Mapping[str, object]) -> dict[str, object]:
             """Ask the accounts that are away whether they are back, now."""
