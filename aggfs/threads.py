@@ -8,12 +8,15 @@ A simulation under a mock clock has no threads: one seed, one trace. `without_th
 the run that it is called in; there is no way back.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+SLICE_SECONDS = 0.001
 
 _none = trio.lowlevel.RunVar("without threads", default=False)
 
@@ -37,3 +40,33 @@ async def in_thread(
 def without_threads() -> None:
     """From now on, `in_thread` of this trio run calls in place."""
     _none.set(True)
+
+
+async def in_slices(steps: Generator[object, None, T]) -> T:
+    """Compute on the loop, and let others have their turn after each millisecond or so (in a
+    simulation: after each step); what the steps return, or raise. Cancelled, it stops between
+    two steps."""
+    each = _none.get()
+    until = time.perf_counter() + SLICE_SECONDS
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        if each or time.perf_counter() >= until:
+            await trio.lowlevel.checkpoint()
+            until = time.perf_counter() + SLICE_SECONDS
+
+
+async def list_in_slices(each: Iterable[T]) -> list[T]:
+    """The list of what is computed one after the other, as `in_slices`."""
+
+    def steps() -> Generator[None, None, list[T]]:
+        found: list[T] = []
+        for one in each:
+            found.append(one)
+            yield
+        return found
+
+    return await in_slices(steps())

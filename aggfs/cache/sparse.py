@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from aggfs.cache.filesync import FileSync
 from aggfs.cache.frozen import Frozen, FrozenBytes
+from aggfs.cache.landing import Landings
 from aggfs.cache.presence import FOR_EVER, Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sidecar import Sidecar
@@ -66,6 +67,10 @@ class SparseFile:
         self._removals = 0
         self._retired = False
         self._unmarking = 0
+        self.landings = Landings(raw, self._presence, self._lock, self._may_land, new_ranges)
+
+    def _may_land(self, removals: int) -> bool:
+        return not self._retired and self._frozen is None and removals == self._removals
 
     def recover(self, size: int, *, trusted: bool, zeros_may_be_holes: bool) -> None:
         """Loop, once, when just opened: take in what the records say of a file of `size` bytes.
@@ -206,6 +211,8 @@ class SparseFile:
             return
         with self._lock:
             self._assert_open()
+            if self.landings.overlap(offset, end):
+                raise Busy("bytes from the accounts are landing here")
             presence = self._presence
             try:
                 if self._frozen is not None:
@@ -266,7 +273,7 @@ class SparseFile:
                 return
             try:
                 self._prove(offset, end)
-                for start, stop in self._presence.holes(offset, end):
+                for start, stop in self.landings.outside(self._presence.holes(offset, end)):
                     self._fill_hole(start, view[start - offset : stop - offset])
                 if self._frozen is not None:
                     self._frozen.fill(offset, view)
@@ -340,7 +347,7 @@ class SparseFile:
         freed = 0
         for start, end in ranges:
             with self._lock:
-                for hole in self._presence.holes(start, end):
+                for hole in self.landings.outside(self._presence.holes(start, end)):
                     for part in self._sidecar.marked.missing(*hole):
                         freed += self._raw.punch(*part)
         return freed

@@ -13,7 +13,7 @@ import errno
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
 import xxhash
@@ -181,6 +181,26 @@ class UnitFile:
         self._cipher.encrypt_into(wide_start, view, room)
         self._write_all(wide_start, room[: len(view)])
         return room[: len(view)]
+
+    def raw_form(self, start: int, data: Buffer, memory: memoryview) -> Buffer:
+        """`data`, which begins a group at `start`, as it lies on the disk, in whole groups: in
+        `memory`, which has a group more; without a cipher the data itself."""
+        if self._cipher is None:
+            return data
+        size = group_of(0, len(data), GROUP_BYTES)[1]
+        whole = data if size == len(data) else bytes(data).ljust(size, b"\0")
+        self._cipher.encrypt_into(start, whole, memory[: size + _CIPHER_ROOM_BYTES])
+        return memory[:size]
+
+    def write_raw(self, start: int, pieces: Sequence[Buffer]) -> None:
+        """Write what `raw_form` gave, one after the other. Raises OSError."""
+        written = os.pwritev(self._descriptor, pieces, start)
+        at = start
+        for piece in pieces:
+            done = min(max(0, start + written - at), len(piece))
+            if done < len(piece):
+                self._write_all(at + done, memoryview(piece)[done:])
+            at += len(piece)
 
     def _widened(
         self, wide_start: int, start: int, view: memoryview, keep_head: bool, keep_tail: bool

@@ -15,9 +15,10 @@ of its block besides. The functions run in worker threads: they share nothing bu
 Fresh memory for every stripe would cost more than all the ciphers together.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TypeVar
 
 from aggfs.coding import scatter
 from aggfs.coding.cipher import keystream
@@ -31,26 +32,18 @@ from aggfs.formats.record import Buffer
 from aggfs.formats.sizes import (
     CELL_STEP_BYTES,
     FRAGMENT_HEADER_BYTES,
-    MAC_BYTES,
     cell_bytes,
     cells_bytes,
     size_class,
 )
 from aggfs.formats.staged import StagedHead, decode_staged_head, encode_staged_head
 from aggfs.formats.table import encode_table
-from aggfs.model import BLOCK_BYTES, Layout, StripeRow
+from aggfs.model import BLOCK_BYTES, Layout
 
 FILLER_BYTES = CELL_STEP_BYTES * K_LIMIT
 
 _ALIGNMENT = 64
-
-
-class DamagedFragment(Damaged):
-    """A cell of fragment `index` is not what was stored."""
-
-    def __init__(self, text: str, index: int) -> None:
-        super().__init__(text)
-        self.index = index
+Made = TypeVar("Made")
 
 
 class Scratch:
@@ -90,7 +83,7 @@ class SealedStripe:
         return self.buffer[start : start + self.sealed_bytes[index]]
 
 
-def _offsets(sealed_bytes: Iterable[int]) -> tuple[int, ...]:
+def offsets_of(sealed_bytes: Iterable[int]) -> tuple[int, ...]:
     """Where sealed blocks begin in a buffer, and last where it ends."""
     strides = (-(-(length + FILLER_BYTES) // _ALIGNMENT) * _ALIGNMENT for length in sealed_bytes)
     return tuple(accumulate(strides, initial=0))
@@ -128,7 +121,26 @@ def seal_stripe(
     compress: str | None = None,
     scratch: Scratch | None = None,
 ) -> SealedStripe:
-    """Seal blocks and, as the last, their table (`table` holds its rows, encoded).
+    """See `seal_steps`, all at once."""
+    return _last(
+        seal_steps(
+            keys, sid=sid, kind=kind, blocks=blocks, table=table, compress=compress, scratch=scratch
+        )
+    )
+
+
+def seal_steps(
+    keys: VolumeKeys,
+    *,
+    sid: bytes,
+    kind: Kind,
+    blocks: Sequence[Buffer],
+    table: Buffer,
+    compress: str | None = None,
+    scratch: Scratch | None = None,
+) -> Generator[None, None, SealedStripe]:
+    """Seal blocks and, as the last, their table (`table` holds its rows, encoded); a step is a
+    block.
 
     `sid` has never been used before: it is what makes nonces unique. `compress` is None, "zlib"
     or "zstd"; blocks that do not get smaller stay as they are, the table uses zlib. ValueError for
@@ -138,27 +150,42 @@ def seal_stripe(
         raise ValueError(f"a block has at most {BLOCK_BYTES} bytes")
     if len(blocks) >= BLOCKS_LIMIT:
         raise ValueError(f"a stripe has less than {BLOCKS_LIMIT} blocks")
-    prepared = [prepare(compress, block) for block in blocks]
+    prepared = []
+    for block in blocks:
+        prepared.append(prepare(compress, block))
+        if compress:
+            yield
     sealed_bytes = [length for _, length in prepared]
     prepared.append(prepare("zlib", encode_table(sealed_bytes, table)))
     sealed_bytes.append(prepared[-1][1])
     epoch = keys.epoch
-    offsets = _offsets(sealed_bytes)
+    offsets = offsets_of(sealed_bytes)
     buffer = (scratch or Scratch()).room(offsets[-1])
     filler = keystream(keys.filler_key(epoch, sid), FILLER_BYTES * len(sealed_bytes))
     for index, ((pieces, length), start) in enumerate(zip(prepared, offsets, strict=False)):
-        place = _place(kind, epoch, sid, index, len(sealed_bytes))
+        place = place_of(kind, epoch, sid, index, len(sealed_bytes))
         seal_into(keys, place, pieces, buffer[start : start + length + ROOM_BYTES])
-        _fill(buffer, start + length, offsets[index + 1], filler, index)
+        fill(buffer, start + length, offsets[index + 1], filler, index)
+        yield
     return SealedStripe(sid, epoch, kind, tuple(sealed_bytes), offsets[:-1], buffer)
 
 
-def _place(kind: Kind, epoch: int, sid: bytes, block: int, blocks: int) -> Place:
+def _last(steps: Generator[None, None, Made]) -> Made:
+    """What steps return at their end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            made: Made = done.value
+            return made
+
+
+def place_of(kind: Kind, epoch: int, sid: bytes, block: int, blocks: int) -> Place:
     """The place of a block; the last of a stripe is its table."""
     return Place(Kind.TABLE if block == blocks - 1 else kind, epoch, sid, block)
 
 
-def _fill(buffer: memoryview, start: int, end: int, filler: bytes, index: int) -> None:
+def fill(buffer: memoryview, start: int, end: int, filler: bytes, index: int) -> None:
     """Lay the filler of block `index` behind it."""
     used = filler[index * FILLER_BYTES : (index + 1) * FILLER_BYTES]
     buffer[start:end] = used.ljust(end - start, b"\0")
@@ -179,7 +206,7 @@ def load_staged(data: Buffer) -> SealedStripe:
     Its blocks are checked when they are opened or coded.
     """
     head, start = decode_staged_head(data)
-    *offsets, size_bytes = _offsets(head.sealed_bytes)
+    *offsets, size_bytes = offsets_of(head.sealed_bytes)
     buffer = memoryview(data)[start : start + size_bytes]
     if len(buffer) < size_bytes:
         raise Damaged("a staging file ends too early")
@@ -192,18 +219,24 @@ def open_blocks(
     keys: VolumeKeys, sealed: SealedStripe, first: int, count: int, scratch: Scratch | None = None
 ) -> list[Buffer]:
     """The plaintext of blocks of a sealed stripe; `Damaged` where one is not what was sealed."""
+    return list(open_each(keys, sealed, first, count, scratch))
+
+
+def open_each(
+    keys: VolumeKeys, sealed: SealedStripe, first: int, count: int, scratch: Scratch | None = None
+) -> Iterator[Buffer]:
+    """As `open_blocks`, one after the other; all are valid until the scratch is used again."""
     lengths = sealed.sealed_bytes[first : first + count]
     room = (scratch or Scratch()).room(sum(lengths))
-    opened: list[Buffer] = []
     for index, length in enumerate(lengths, first):
-        place = _place(sealed.kind, sealed.epoch, sealed.sid, index, len(sealed.sealed_bytes))
-        opened.append(open_into(keys, place, length, (sealed.block(index),), room[:length]))
+        place = place_of(sealed.kind, sealed.epoch, sealed.sid, index, len(sealed.sealed_bytes))
+        yield open_into(keys, place, length, (sealed.block(index),), room[:length])
         room = room[length:]
-    return opened
 
 
-def check_sealed(keys: VolumeKeys, sealed: SealedStripe) -> None:
-    """Open every block and compare every filler; `Damaged` at the first that is wrong."""
+def check_steps(keys: VolumeKeys, sealed: SealedStripe) -> Generator[None, None, None]:
+    """Open every block and compare every filler, a block a step; `Damaged` at the first that is
+    wrong."""
     filler = keystream(
         keys.filler_key(sealed.epoch, sealed.sid), FILLER_BYTES * len(sealed.sealed_bytes)
     )
@@ -214,6 +247,7 @@ def check_sealed(keys: VolumeKeys, sealed: SealedStripe) -> None:
         expected = filler[index * FILLER_BYTES : (index + 1) * FILLER_BYTES]
         if sealed.buffer[end : end + FILLER_BYTES] != expected:
             raise Damaged("the filler of a sealed block is not what it was")
+        yield
 
 
 # --- a sealed stripe to fragments -----------------------------------------------------------------
@@ -229,7 +263,24 @@ def encode_fragments(
     indices: Iterable[int] | None = None,
     scratch: Scratch | None = None,
 ) -> dict[int, list[Buffer]]:
-    """The fragments `indices` (all n, if None), each as pieces for a store's `put`.
+    """See `encode_steps`, all at once."""
+    return _last(
+        encode_steps(keys, sealed, k=k, n=n, layout=layout, indices=indices, scratch=scratch)
+    )
+
+
+def encode_steps(
+    keys: VolumeKeys,
+    sealed: SealedStripe,
+    *,
+    k: int,
+    n: int,
+    layout: Layout,
+    indices: Iterable[int] | None = None,
+    scratch: Scratch | None = None,
+) -> Generator[None, None, dict[int, list[Buffer]]]:
+    """The fragments `indices` (all n, if None), each as pieces for a store's `put`; a step is a
+    block.
 
     The pieces lie in the stripe's buffer and in `scratch`: both stay untouched until the puts
     are done. Nothing in a fragment depends on n. Raises `Damaged` for a staged stripe that was read
@@ -238,7 +289,7 @@ def encode_fragments(
     if not 1 <= k <= n <= N_LIMIT:
         raise ValueError(f"there is no code of {k} of {n}")
     if not sealed.checked:
-        check_sealed(keys, sealed)
+        yield from check_steps(keys, sealed)
     wanted = sorted(range(n) if indices is None else indices)
     step = -(-fragment_bytes(sealed.sealed_bytes, k) // _ALIGNMENT) * _ALIGNMENT
     room = (scratch or Scratch()).room(step * len(wanted))
@@ -263,6 +314,7 @@ def encode_fragments(
             writers[index].add_mac(block, target)
         for index in wanted[: len(wanted) - len(parities)]:
             writers[index].add_cell(block, primaries[index])
+        yield
     return {index: writer.finish() for index, writer in writers.items()}
 
 
@@ -295,129 +347,3 @@ def header_of(
         table_offset=cell_range(sealed.sealed_bytes, k, blocks - 1)[0],
         table_bytes=sealed.sealed_bytes[-1],
     )
-
-
-# --- cells to blocks ------------------------------------------------------------------------------
-
-
-def check_cell(
-    keys: VolumeKeys, row: StripeRow, index: int, block: int, cell_with_mac: Buffer
-) -> memoryview:
-    """The cell of a block in fragment `index`, its MAC being right; else `DamagedFragment`."""
-    view = memoryview(cell_with_mac)
-    cell = cell_bytes(row.sealed_bytes[block], row.k)
-    mac = keys.cell_mac(row.epoch, row.sid, row.k, row.layout, index)
-    if len(view) != cell + MAC_BYTES or not mac.check(block, view[:cell], view[cell:]):
-        text = f"cell {block} of fragment {index} of stripe {row.sid.hex()} is damaged"
-        raise DamagedFragment(text, index)
-    return view[:cell]
-
-
-def decode_block(
-    keys: VolumeKeys,
-    row: StripeRow,
-    kind: Kind,
-    block: int,
-    cells: Mapping[int, Buffer],
-    scratch: Scratch | None = None,
-) -> Buffer:
-    """The plaintext of a block from any k (or more) of its cells, checked before and without
-    MAC. `kind` is the stripe's; its last block is opened as the table that it is."""
-    length = row.sealed_bytes[block]
-    place = _place(kind, row.epoch, row.sid, block, len(row.sealed_bytes))
-    spare_bytes = _spare_bytes(row, (length,))
-    room = (scratch or Scratch()).room(spare_bytes + length)
-    pieces = _sealed_pieces(keys, row, block, cells, room[:spare_bytes])
-    return open_into(keys, place, length, pieces, room[spare_bytes:])
-
-
-def decode_stripe(
-    keys: VolumeKeys,
-    row: StripeRow,
-    kind: Kind,
-    first: int,
-    count: int,
-    fragments: Mapping[int, Buffer],
-    scratch: Scratch | None = None,
-) -> list[Buffer]:
-    """The plaintext of `count` blocks from `first` on, from the runs of cells and MACs that at
-    least k fragments hold of them (see `run_range`). All cells that are used are checked."""
-    lengths = row.sealed_bytes[first : first + count]
-    spare_bytes = _spare_bytes(row, lengths)
-    room = (scratch or Scratch()).room(spare_bytes + sum(lengths))
-    spare, room = room[:spare_bytes], room[spare_bytes:]
-    opened: list[Buffer] = []
-    for block, cells in _checked_cells(keys, row, first, count, fragments):
-        length = row.sealed_bytes[block]
-        place = _place(kind, row.epoch, row.sid, block, len(row.sealed_bytes))
-        pieces = _sealed_pieces(keys, row, block, cells, spare)
-        opened.append(open_into(keys, place, length, pieces, room[:length]))
-        room = room[length:]
-    return opened
-
-
-def join_stripe(
-    keys: VolumeKeys,
-    row: StripeRow,
-    kind: Kind,
-    fragments: Mapping[int, Buffer],
-    scratch: Scratch | None = None,
-) -> SealedStripe:
-    """The sealed stripe itself from at least k whole fragments, byte for byte what it was: what
-    repair needs. Nothing but cells is checked."""
-    offsets = _offsets(row.sealed_bytes)
-    buffer = (scratch or Scratch()).room(offsets[-1])
-    blocks = len(row.sealed_bytes)
-    filler = keystream(keys.filler_key(row.epoch, row.sid), FILLER_BYTES * blocks)
-    spare = memoryview(bytearray(_spare_bytes(row, row.sealed_bytes)))
-    start, length = run_range(row.sealed_bytes, row.k, 0, blocks)
-    runs = {index: memoryview(data)[start : start + length] for index, data in fragments.items()}
-    for block, cells in _checked_cells(keys, row, 0, blocks, runs):
-        whole = b"".join(_sealed_pieces(keys, row, block, cells, spare))
-        start, end = offsets[block], offsets[block] + row.sealed_bytes[block]
-        buffer[start:end] = whole[: end - start]
-        _fill(buffer, end, offsets[block + 1], filler, block)
-    return SealedStripe(row.sid, row.epoch, kind, row.sealed_bytes, offsets[:-1], buffer)
-
-
-def _checked_cells(
-    keys: VolumeKeys, row: StripeRow, first: int, count: int, runs: Mapping[int, Buffer]
-) -> Iterator[tuple[int, dict[int, Buffer]]]:
-    """For each block its number and k checked cells, primaries where there are."""
-    views = {index: memoryview(runs[index]) for index in sorted(runs)[: row.k]}
-    at = 0
-    for block in range(first, first + count):
-        end = at + cell_bytes(row.sealed_bytes[block], row.k) + MAC_BYTES
-        yield (
-            block,
-            {
-                index: check_cell(keys, row, index, block, view[at:end])
-                for index, view in views.items()
-            },
-        )
-        at = end
-
-
-def _spare_bytes(row: StripeRow, lengths: Sequence[int]) -> int:
-    """Room for all cells of the longest of these blocks."""
-    return row.k * cell_bytes(max(lengths, default=0), row.k)
-
-
-def _sealed_pieces(
-    keys: VolumeKeys, row: StripeRow, block: int, cells: Mapping[int, Buffer], spare: memoryview
-) -> Sequence[Buffer]:
-    """The sealed block and its filler in pieces, from k or more cells; in `spare` lie those that
-    had to be decoded."""
-    if len(cells) < row.k:
-        raise ValueError(f"{len(cells)} cells cannot give a block of {row.k} back")
-    used = {index: cells[index] for index in sorted(cells)[: row.k]}
-    missing = [index for index in range(row.k) if index not in used]
-    if missing:
-        cell = cell_bytes(row.sealed_bytes[block], row.k)
-        made = [spare[at * cell : (at + 1) * cell] for at in range(len(missing))]
-        fastest_coder().decode(row.k, used, missing, made)
-        used |= zip(missing, made, strict=True)
-    primaries = [used[index] for index in range(row.k)]
-    if row.layout == Layout.INTERLEAVE:
-        return [scatter.gather(primaries, keys.scatter_key(row.epoch, row.sid, block))]
-    return primaries

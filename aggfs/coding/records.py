@@ -11,16 +11,8 @@ of one record and takes those that belong together.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggfs.coding.codec import (
-    DamagedFragment,
-    Scratch,
-    SealedStripe,
-    check_cell,
-    decode_block,
-    decode_stripe,
-    run_range,
-    seal_stripe,
-)
+from aggfs.coding.codec import Scratch, SealedStripe, run_range, seal_stripe
+from aggfs.coding.decode import DamagedFragment, check_cell, decode_block, decode_stripe
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.keys import VolumeKeys
 from aggfs.errors import Damaged, TooFewFragments

@@ -8,14 +8,13 @@ failure, and is never used.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
 from aggfs.cache.staging import Staging
-from aggfs.coding import codec
+from aggfs.coding import codec, decode
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.hedging import SILENT_SECONDS, Hedging
@@ -24,7 +23,7 @@ from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooF
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import StripeRow
-from aggfs.threads import in_thread
+from aggfs.threads import in_thread, list_in_slices
 
 DEADLINE_SECONDS = 25.0
 WAKE_SECONDS = 0.1
@@ -36,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Candidate = tuple[int, Account, str]  # fragment, who holds it, under which key
 Answer = tuple[int, bytes | StoreError]
+Use = Callable[[Sequence[Buffer]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ class Fetcher:
         self._hedging = Hedging()
         self._scratches = Pool(codec.Scratch, count=DECODERS)
 
-    async def blocks(self, run: Run, use: Callable[[list[Buffer]], None]) -> None:
-        """Hand the plaintext of a run of blocks, in order, to `use`: in the worker that decoded
-        them; the buffers are valid until it returns.
+    async def blocks(self, run: Run, use: Use) -> None:
+        """Hand the plaintext of a run of blocks, in order, to `use`; the buffers are valid until
+        it returns.
 
         Raises `TooFewFragments` when fewer than k good fragments came within the deadline, and
         what `use` raises. Cancellation leaves nothing behind but what `use` did.
@@ -141,30 +141,20 @@ class Fetcher:
         }
         return SECOND_TRY_SECONDS if sid in self._late else self._deadline_seconds
 
-    async def _from_staging(self, run: Run, use: Callable[[list[Buffer]], None]) -> bool:
+    async def _from_staging(self, run: Run, use: Use) -> bool:
         """False when it is not to be had there: a stripe that is full is given back at any time."""
-        try:
-            await self._in_worker(partial(self._open_staged, run, use))
-        except Damaged as error:
-            logger.info("a stripe is read from the accounts, not from staging: %s", error)
-            return False
+        async with self._scratches.lent() as scratch:
+            try:
+                sealed = codec.load_staged(await in_thread(self._staging.read, run.row.sid))
+                if sealed.sid != run.row.sid:
+                    raise Damaged("the slot holds another stripe by now")
+                each = codec.open_each(self._keys, sealed, run.first, run.count, scratch)
+                blocks = await list_in_slices(each)
+            except Damaged as error:
+                logger.info("a stripe is read from the accounts, not from staging: %s", error)
+                return False
+            await use(blocks)
         return True
-
-    def _open_staged(
-        self, run: Run, use: Callable[[list[Buffer]], None], scratch: codec.Scratch
-    ) -> None:
-        sealed = codec.load_staged(self._staging.read(run.row.sid))
-        if sealed.sid != run.row.sid:
-            raise Damaged("the slot holds another stripe by now")
-        use(codec.open_blocks(self._keys, sealed, run.first, run.count, scratch))
-
-    async def _in_worker(self, job: Callable[[codec.Scratch], None]) -> None:
-        """Run `job` in a worker; few at a time, each with memory of its own."""
-        scratch = await self._scratches.take()
-        try:
-            await in_thread(job, scratch)
-        finally:
-            self._scratches.give_back(scratch)
 
     def _candidates(self, row: StripeRow) -> list[Candidate]:
         """Who holds which fragment, best first; equals take turns, so that all n carry reads."""
@@ -269,27 +259,21 @@ class Fetcher:
         else:
             race.found[index] = answer
 
-    async def _decode(self, run: Run, race: _Race, use: Callable[[list[Buffer]], None]) -> bool:
+    async def _decode(self, run: Run, race: _Race, use: Use) -> bool:
         """False when a fragment was bad: it is then out of the race."""
-        try:
-            await self._in_worker(partial(self._decode_in_worker, run, dict(race.found), use))
-        except codec.DamagedFragment as error:
-            race.found.pop(error.index)
-            race.failures.append(error)
-            self._report(run.row, error.index, "damaged")
-            return False
+        async with self._scratches.lent() as scratch:
+            each = decode.decode_each(
+                self._keys, run.row, run.kind, run.first, run.count, race.found, scratch
+            )
+            try:
+                blocks = await list_in_slices(each)
+            except decode.DamagedFragment as error:
+                race.found.pop(error.index)
+                race.failures.append(error)
+                self._report(run.row, error.index, "damaged")
+                return False
+            await use(blocks)
         return True
-
-    def _decode_in_worker(
-        self,
-        run: Run,
-        found: Mapping[int, bytes],
-        use: Callable[[list[Buffer]], None],
-        scratch: codec.Scratch,
-    ) -> None:
-        use(
-            codec.decode_stripe(self._keys, run.row, run.kind, run.first, run.count, found, scratch)
-        )
 
     def _report(self, row: StripeRow, index: int, what: str) -> None:
         account = self._accounts.get(row.places[index])

@@ -17,7 +17,7 @@ from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.engine.room import Room
 from aggfs.errors import LocalDiskFailed, NoEntry
 from aggfs.formats.record import Buffer
-from aggfs.model import BLOCK_BYTES, INLINE_BYTES, InodeRow
+from aggfs.model import BLOCK_BYTES, FILE_BYTES_LIMIT, INLINE_BYTES, InodeRow
 from aggfs.threads import in_thread
 
 THREAD_BYTES = 128 * 1024
@@ -116,9 +116,15 @@ class Files:
         await self._room.claim(len(data))
         await self._database.throttle()
         file = self._open_files.use(number)
-        while file.shape.locked():  # it is truncated just now
-            async with file.shape:
-                file = self._open_files.use(number)
+        while True:
+            if file.shape.locked():  # it is truncated just now
+                async with file.shape:
+                    pass
+            elif file.sparse.landings.overlap(offset, offset + len(data)):
+                await file.sparse.landings.wait()
+            else:
+                break
+            file = self._open_files.use(number)
         self._open_files.begin_edit(file)
         file.sparse.load(offset, offset + len(data))
         if len(data) < THREAD_BYTES:
@@ -139,7 +145,8 @@ class Files:
         """Counted, so that no capture meanwhile takes the file for clean."""
         file.writers += 1
         try:
-            await in_thread(file.sparse.write, offset, data, limiter=self._workers)
+            with file.sparse.landings.held_off():
+                await in_thread(file.sparse.write, offset, data, limiter=self._workers)
         finally:
             file.writers -= 1
             file.written.set()
@@ -174,6 +181,8 @@ class Files:
         self._set_size(file.number, size)
         self._open_files.cut_map(file, size)
         await self._database.durable()
+        while file.sparse.landings.overlap(0, FILE_BYTES_LIMIT):
+            await file.sparse.landings.wait()
         file.sparse.cut(size)
         if size % BLOCK_BYTES:
             file.sparse.write(size - 1, edge)

@@ -13,19 +13,26 @@ there before it wait for it. Who waits hears of the failure of what he waited fo
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from aggfs.cache.blocks import Blocks
+from aggfs.cache.landing import memory_bytes
 from aggfs.cache.sparse import SparseFile
+from aggfs.cache.unitfile import disk_refusal
 from aggfs.engine.ahead import ReadAhead
 from aggfs.engine.fetch import Fetcher, Run
+from aggfs.engine.pool import Pool
 from aggfs.errors import AggfsError, Damaged
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, Content, Extent
+from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Content, Extent
+from aggfs.threads import in_thread, list_in_slices
 
 RUNS_AHEAD = 6
+LANDINGS = 2
+THREAD_BYTES = 128 * 1024
 Pairs = list[tuple[int, int]]
 logger = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ class Filler:
         self._content_of = content_of
         self._readers_ahead: trio.Nursery | None = None
         self._runs_ahead = 0
+        self._memory = Pool(lambda: bytearray(memory_bytes(STRIPE_BYTES)), count=LANDINGS)
 
     async def run(self) -> None:
         """Read ahead, for ever. Without it every reader fetches what he reads, and no more."""
@@ -188,7 +196,7 @@ class Filler:
                 raise Damaged(f"stripe {run.sid.hex()} has no row: its blocks cannot be found")
             wanted = Run(state.row, Kind.DATA, run.index, run.count)
             place = _Place(sparse, removals, size, target.kept_bytes)
-            await self._fetcher.blocks(wanted, lambda data: place.put(run.block, data))
+            await self._fetcher.blocks(wanted, partial(self._land, place, run.block))
         except AggfsError as error:
             if target.sparse is sparse:  # else the file began anew, and nobody wants these
                 arrival.error = error
@@ -199,6 +207,29 @@ class Filler:
                 if target.under_way.get(number) is arrival:
                     del target.under_way[number]
             arrival.done.set()
+
+    async def _land(self, place: "_Place", first: int, blocks: Sequence[Buffer]) -> None:
+        """Fill the holes of these blocks. What is long is written by a worker, at once where
+        everything is a hole still."""
+        pieces = place.cut_to_size(first, blocks)
+        landings, start = place.sparse.landings, first * BLOCK_BYTES
+        if sum(map(len, pieces)) >= THREAD_BYTES:
+            async with self._memory.lent() as memory:
+                landing = landings.prepare(start, memoryview(memory))
+                await list_in_slices(map(landing.add, pieces))
+                if landings.begin(landing, place.removals):
+                    written = False
+                    try:
+                        await in_thread(landing.write)
+                        written = True
+                    except OSError as error:
+                        raise disk_refusal(error) from error
+                    finally:
+                        landings.end(landing, place.removals, written=written)
+                    return
+        for number, piece in enumerate(pieces):
+            place.sparse.fill(start + number * BLOCK_BYTES, piece, removals=place.removals)
+            await trio.lowlevel.checkpoint()
 
 
 def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:
@@ -226,14 +257,16 @@ class _Place:
     size: int
     kept_bytes: int
 
-    def put(self, first: int, blocks: Sequence[Buffer]) -> None:
-        """In a worker: fill the holes of these blocks. A block that was sealed shorter, or cut
+    def cut_to_size(self, first: int, blocks: Sequence[Buffer]) -> list[Buffer]:
+        """What of these blocks belongs into the file. A block that was sealed shorter, or cut
         since, goes on with zeros."""
+        found: list[Buffer] = []
         for number, data in enumerate(blocks, first):
             start = number * BLOCK_BYTES
             length = min(BLOCK_BYTES, self.size - start)
             valid = min(len(data), length, max(0, self.kept_bytes - start))
             if length <= 0:
-                continue
+                break
             whole = data[:length] if valid == length else bytes(data[:valid]).ljust(length, b"\0")
-            self.sparse.fill(start, whole, removals=self.removals)
+            found.append(whole)
+        return found

@@ -16,9 +16,10 @@ import trio
 
 from aggfs.cache.blocks import Blocks, StripeState
 from aggfs.cache.staging import Staging
-from aggfs.coding import codec
+from aggfs.coding import codec, decode
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.holds import Holds
 from aggfs.engine.upload import PUT_SECONDS
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
 from aggfs.formats.fragment import Kind
@@ -42,6 +43,7 @@ class Repairs:
         self._accounts = accounts
         self._blocks = blocks
         self._staging = staging
+        self.holds = Holds()
         self._bad: set[tuple[bytes, int]] = set()  # what lies there is not to be believed
         self._work = trio.Event()
 
@@ -85,6 +87,16 @@ class Repairs:
         Raises `TooFewFragments` where k good ones cannot be had now. May be cancelled: what was
         put and not confirmed is put again, the same bytes.
         """
+        async with self.holds.hold(sid):
+            await self._repair(sid)
+
+    async def remake(self, sid: bytes, indices: tuple[int, ...]) -> Mapping[int, list[Buffer]]:
+        """Fragments of a stripe made of k good ones: the same bytes as ever. Raises as `repair`.
+        The caller holds the stripe."""
+        good = await self._good_fragments(sid)
+        return await in_thread(self._make, self._state(sid), good, indices)
+
+    async def _repair(self, sid: bytes) -> None:
         missing = {
             index: account
             for index, account in self._missing(sid).items()
@@ -92,8 +104,7 @@ class Repairs:
         }
         if not missing:
             return
-        good = await self._good_fragments(sid)
-        made = await in_thread(self._make, self._state(sid), good, tuple(missing))
+        made = await self.remake(sid, tuple(missing))
         for index, account in missing.items():
             await self._put(sid, index, account, made[index])
 
@@ -164,14 +175,14 @@ class Repairs:
         for block in range(len(row.sealed_bytes)):
             start, length = codec.cell_range(row.sealed_bytes, row.k, block)
             cell = memoryview(data)[start : start + length]
-            codec.check_cell(self._keys, row, index, block, cell)
+            decode.check_cell(self._keys, row, index, block, cell)
 
     def _make(
         self, state: StripeState, good: Mapping[int, bytes], wanted: tuple[int, ...]
     ) -> Mapping[int, list[Buffer]]:
         """In a worker: the missing fragments, the same bytes as ever."""
         row = state.row
-        sealed = codec.join_stripe(self._keys, row, Kind.DATA, good)
+        sealed = decode.join_stripe(self._keys, row, Kind.DATA, good)
         return codec.encode_fragments(
             self._keys,
             sealed,

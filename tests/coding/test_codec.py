@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggfs.coding import codec
-from aggfs.coding.codec import DamagedFragment
+from aggfs.coding import codec, decode
+from aggfs.coding.decode import DamagedFragment
 from aggfs.coding.erasure import ZfecCoder
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.errors import Damaged
@@ -34,7 +34,7 @@ LAYOUTS = st.sampled_from(list(Layout))
 def read_back(keys, row, fragments, *, kind=Kind.DATA) -> list[bytes]:
     blocks = len(row.sealed_bytes) - 1
     runs = runs_of(row, fragments)
-    return [bytes(plain) for plain in codec.decode_stripe(keys, row, kind, 0, blocks, runs)]
+    return [bytes(plain) for plain in decode.decode_stripe(keys, row, kind, 0, blocks, runs)]
 
 
 @st.composite
@@ -60,10 +60,10 @@ def test_any_k_fragments_give_every_block_back(stripe, compress) -> None:
     for block, plain in enumerate(blocks):
         offset, length = codec.cell_range(row.sealed_bytes, k, block)
         cells = {
-            index: codec.check_cell(KEYS, row, index, block, data[offset : offset + length])
+            index: decode.check_cell(KEYS, row, index, block, data[offset : offset + length])
             for index, data in some.items()
         }
-        assert codec.decode_block(KEYS, row, Kind.DATA, block, cells) == plain
+        assert decode.decode_block(KEYS, row, Kind.DATA, block, cells) == plain
 
 
 @pytest.mark.parametrize("size", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES // 3])
@@ -126,7 +126,7 @@ def test_repair_is_byte_identical(stripe) -> None:
     fragments = fragments_of(KEYS, sealed, k=k, n=n, layout=layout)
     row = row_of(sealed, k=k, n=n, layout=layout)
     left = {index: fragments[index] for index in chance.sample(range(n), k)}
-    joined = codec.join_stripe(KEYS, row, Kind.DATA, left)
+    joined = decode.join_stripe(KEYS, row, Kind.DATA, left)
     assert joined == sealed
     assert fragments_of(KEYS, joined, k=k, n=n, layout=layout) == fragments
 
@@ -205,10 +205,10 @@ def test_every_flipped_bit_of_a_cell_names_its_fragment(layout) -> None:
         for bit in range(length * 8):
             cell[bit // 8] ^= 1 << bit % 8
             with pytest.raises(DamagedFragment) as caught:
-                codec.check_cell(KEYS, row, index, 0, cell)
+                decode.check_cell(KEYS, row, index, 0, cell)
             assert caught.value.index == index
             cell[bit // 8] ^= 1 << bit % 8
-        assert len(codec.check_cell(KEYS, row, index, 0, cell)) == length - 16
+        assert len(decode.check_cell(KEYS, row, index, 0, cell)) == length - 16
 
 
 def test_a_cell_is_refused_at_another_place_stripe_or_length() -> None:
@@ -218,7 +218,7 @@ def test_a_cell_is_refused_at_another_place_stripe_or_length() -> None:
     fragments = fragments_of(KEYS, sealed, k=2, n=3)
     offset, length = codec.cell_range(row.sealed_bytes, 2, 0)
     cell = fragments[0][offset : offset + length]
-    codec.check_cell(KEYS, row, 0, 0, cell)
+    decode.check_cell(KEYS, row, 0, 0, cell)
     for wrong_row, index, block, wrong in [
         (row, 1, 0, cell),
         (row, 0, 1, cell),
@@ -228,7 +228,7 @@ def test_a_cell_is_refused_at_another_place_stripe_or_length() -> None:
         (row, 0, 0, b""),
     ]:
         with pytest.raises(DamagedFragment):
-            codec.check_cell(KEYS, wrong_row, index, block, wrong)
+            decode.check_cell(KEYS, wrong_row, index, block, wrong)
 
 
 def test_an_older_version_put_back_is_refused() -> None:
@@ -254,13 +254,13 @@ def test_cells_that_are_good_but_not_of_this_block_are_damaged(suite) -> None:
         for i, data in fragments_of(keys, one, k=2, n=3).items()
     }
     with pytest.raises(Damaged):
-        codec.decode_block(keys, row, Kind.DATA, 0, cells)
+        decode.decode_block(keys, row, Kind.DATA, 0, cells)
 
 
 def test_fewer_than_k_cells_are_refused() -> None:
     row = row_of(sealed_stripe(KEYS, [b"x"]), k=2, n=3)
     with pytest.raises(ValueError, match="cannot give"):
-        codec.decode_block(KEYS, row, Kind.DATA, 0, {0: bytes(48)})
+        decode.decode_block(KEYS, row, Kind.DATA, 0, {0: bytes(48)})
 
 
 # --- staging --------------------------------------------------------------------------------------
@@ -369,4 +369,4 @@ def test_random_bytes_are_damaged_as_cells_and_headers() -> None:
         with pytest.raises(Damaged):
             open_header_of_fragment(KEYS, noise)
         with pytest.raises(Damaged):
-            codec.check_cell(KEYS, row, 0, 0, noise)
+            decode.check_cell(KEYS, row, 0, 0, noise)

@@ -11,7 +11,7 @@ import pytest
 import zfec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from aggfs.coding import codec, erasure, keys, slots
+from aggfs.coding import codec, decode, erasure, keys, slots
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.keys import Keyring, VolumeKeys
@@ -107,7 +107,7 @@ def test_stripes(fixed: dict) -> None:
     assert encode_rows(decode_rows(rows)).hex() == STRIPE["rows"]
     full = row_of(staged, k=k, n=n, layout=layout)
     runs = runs_of(full, last)
-    assert codec.decode_stripe(known, full, Kind.DATA, 0, len(BLOCKS), runs) == BLOCKS
+    assert decode.decode_stripe(known, full, Kind.DATA, 0, len(BLOCKS), runs) == BLOCKS
 
 
 def derived(master: bytes, purpose: bytes, *parts: bytes) -> bytes:

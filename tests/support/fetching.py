@@ -86,7 +86,7 @@ class Ground:
         """The plaintext of some blocks."""
         found: list[bytes] = []
 
-        def use(blocks: list[Buffer]) -> None:
+        async def use(blocks: Sequence[Buffer]) -> None:
             found.extend(bytes(block) for block in blocks)
 
         await self.fetcher.blocks(Run(row, Kind.DATA, first, count), use)
