@@ -184,7 +184,7 @@ class _Request:
         return blake2b(value, digest_size=8, key=self.seed[:64]).digest()
 
 
-def _rooms(candidates: Sequence[AccountState], pools: Mapping[str, int]) -> Mapping[AccountId, int]:
+def rooms(candidates: Sequence[AccountState], pools: Mapping[str, int]) -> Mapping[AccountId, int]:
     """Free bytes to reckon with: accounts of one pool have their part of its room each, or they
     would look emptier than they are."""
     sharing = Counter(state.pool for state in candidates)
@@ -215,7 +215,7 @@ class _Draft:
         self._measure = measure
         self._took: dict[AccountId, int] = {state.account: 0 for state in candidates}
         self._pools = dict(pool_free_bytes(request.accounts))
-        self._room = _rooms(candidates, self._pools)
+        self._room = rooms(candidates, self._pools)
         # Fragment indices at each provider, those held before and those placed now.
         self._indices: dict[str, set[int]] = {state.provider: set() for state in request.accounts}
         for state in request.accounts:
