@@ -15,10 +15,12 @@ import trio
 
 from aggfs import config as configuration
 from aggfs.assemble import making, opening
+from aggfs.cli import credentials
 from aggfs.cli.places import VolumePlace
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
 from aggfs.daemon import main as daemon
+from aggfs.daemon.systemd import ServiceManager
 from aggfs.engine.identity import write_private
 from aggfs.errors import BadConfig, Unreachable
 from aggfs.mount.options import MountOptions
@@ -154,8 +156,16 @@ async def _answer(
     return found
 
 
-def serve(place: VolumePlace, config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
+def serve(
+    place: VolumePlace,
+    config: Config,
+    mountpoint: str,
+    ready: Callable[[], None],
+    *,
+    linger_seconds: float,
+) -> None:
     """Open the volume and serve it at a prepared mount point until it is unmounted."""
+    credentials.lend(config.accounts, os.environ)
     options = MountOptions(
         volume_name=place.name,
         allow_other=config.mount.allow_other,
@@ -163,7 +173,11 @@ def serve(place: VolumePlace, config: Config, mountpoint: str, ready: Callable[[
         xattrs=config.mount.xattrs,
     )
     service = daemon.Service(
-        mountpoint, str(place.state_directory), options, os.environ.get("NOTIFY_SOCKET")
+        mountpoint,
+        str(place.state_directory),
+        options,
+        ServiceManager.named_in(os.environ),
+        linger_seconds,
     )
     trio.run(_serve, config, place, service, ready)
 

@@ -31,12 +31,32 @@ class _TooLong(Exception):
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("-f", "--foreground", is_flag=True, help="Stay here, and log to the terminal.")
 @click.option("-o", "options", multiple=True, metavar="OPTION[=VALUE],...", help="Mount options.")
-def mount(volume: str, directory: Path, foreground: bool, options: tuple[str, ...]) -> None:
+@click.option(
+    "--linger",
+    "linger_seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="When it ends, go on for up to so long to bring what waits into the accounts.",
+)
+def mount(
+    volume: str,
+    directory: Path,
+    foreground: bool,
+    options: tuple[str, ...],
+    linger_seconds: float,
+) -> None:
     """Mount VOLUME on DIRECTORY; returns when the folder is ready."""
     place = place_of(volume)
     if not place.exists:
         raise NoEntry(f"there is no volume {volume!r} here: `aggfs init` or `aggfs recover` it")
-    mount_at(place, directory, parse_options(options), foreground=foreground)
+    mount_at(
+        place,
+        directory,
+        parse_options(options),
+        foreground=foreground,
+        linger_seconds=linger_seconds,
+    )
 
 
 @click.command()
@@ -51,7 +71,7 @@ def umount(volume: str, wait_seconds: float | None, now: bool) -> None:
     try:
         if not now:
             _flush(place, wait_seconds)
-        _unmount(place)
+        _unmount(place, now=now)
     except NotRunning:
         left = place.mountpoint
         if left is None or not is_dead(left):
@@ -66,7 +86,12 @@ def parse_options(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def mount_at(
-    place: VolumePlace, directory: Path, options: dict[str, str], *, foreground: bool
+    place: VolumePlace,
+    directory: Path,
+    options: dict[str, str],
+    *,
+    foreground: bool,
+    linger_seconds: float = 0.0,
 ) -> None:
     """Mount, in the background unless asked otherwise; tells when the folder is ready."""
     from aggfs.cli import assembling
@@ -83,7 +108,7 @@ def mount_at(
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        assembling.serve(place, config, mountpoint, ready)
+        assembling.serve(place, config, mountpoint, ready, linger_seconds=linger_seconds)
 
     def tell() -> None:
         click.echo(f"{place.name} is mounted on {mountpoint}")
@@ -119,11 +144,11 @@ def _flush(place: VolumePlace, wait_seconds: float | None) -> None:
         ) from None
 
 
-def _unmount(place: VolumePlace) -> None:
+def _unmount(place: VolumePlace, *, now: bool) -> None:
     """Unmount, and wait for the daemon to end: then another may start at once."""
     daemon = os.pidfd_open(_daemon_pid(place.socket_path))
     try:
-        client.call(place.socket_path, "unmount")
+        client.call(place.socket_path, "unmount", now=now)
         if not select.select([daemon], [], [], END_SECONDS)[0]:
             raise Busy(f"the daemon has not ended; see {place.log_path}")
     finally:

@@ -3,6 +3,9 @@
 The parent forks before anything is opened (LMDB and trio do not survive a fork), the child does
 the work and tells over a pipe how it went: its pid first, then that the folder is ready, or one
 error. The parent returns, or raises that error, so a user reads one line and no traceback.
+
+The daemon leaves the parent's session only when the folder is there: where an automount asked for
+it, the kernel lets processes of that group pass to the directory, and refuses all others.
 """
 
 import json
@@ -124,17 +127,21 @@ def _lines(reading: int, deadline: float) -> Iterator[bytes]:
 
 
 def _become_daemon(work: Callable[[Ready], None], writing: int, log_path: str) -> NoReturn:
-    os.setsid()
     if os.fork():
         os._exit(0)
     code = 1
     teller = Teller(writing)
+
+    def ready() -> None:
+        os.setsid()
+        teller.ready()
+
     try:
         os.umask(0o077)
         os.chdir("/")
         _redirect_output(log_path)
         teller.started()
-        work(teller.ready)
+        work(ready)
         code = 0
     except BaseException as error:
         if first_of_ours(error) is None:

@@ -53,6 +53,11 @@ class Folder:
             "faults": operations.faults.count,
         }
 
+    @property
+    def has_been_left(self) -> bool:
+        """Whether the folder was unmounted, by us or by anybody else."""
+        return self._ended.is_set()
+
     async def wait_until_left(self) -> None:
         """Until the folder is unmounted, by us or by anybody else."""
         await self._ended.wait()

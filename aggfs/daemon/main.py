@@ -2,8 +2,9 @@
 
 Order of the start: the volume runs, the folder is mounted, it answers, the commands may come, who
 waits is told. Order of the stop, whatever began it (a signal, a command, `umount`): no new
-commands, the kernel writes back what programs left in mapped pages and lets go of the folder, the
-volume makes all it was told durable. Each step has a deadline: the daemon can always be ended.
+commands, the kernel writes back what programs left in mapped pages and lets go of the folder, what
+waits is brought to the accounts as long as the service may linger, the volume makes all it was told
+durable. Each step has a deadline: the daemon can always be ended.
 """
 
 import logging
@@ -12,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -19,8 +21,10 @@ import trio
 from aggfs.daemon import memory
 from aggfs.daemon.control import ControlServer, Progress
 from aggfs.daemon.folder import Folder
+from aggfs.daemon.herald import Herald
 from aggfs.daemon.rendezvous import socket_path
-from aggfs.daemon.systemd import notify
+from aggfs.daemon.systemd import NOBODY, ServiceManager
+from aggfs.errors import AggfsError, Busy
 from aggfs.mount.operations import VolumeOperations
 from aggfs.mount.options import MountOptions
 from aggfs.mount.served import ServedVolume
@@ -44,12 +48,17 @@ class RunningVolume(ServedVolume, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is served, and where. `mountpoint` was prepared by `aggfs.daemon.mountpoint`."""
+    """What is served, and where. `mountpoint` was prepared by `aggfs.daemon.mountpoint`.
+
+    After the folder has gone, up to `linger_seconds` are taken to bring what waits to the accounts.
+    What is left then is as safe here as before, and goes on at the next start.
+    """
 
     mountpoint: str
     state_directory: str
     options: MountOptions
-    notify_address: str | None = None
+    manager: ServiceManager = NOBODY
+    linger_seconds: float = 0.0
 
 
 async def serve(
@@ -61,41 +70,78 @@ async def serve(
     Cancelling is as good as a signal, but for the folder: it goes at once.
     """
     memory.settle()
-    folder = Folder(VolumeOperations(volume, service.options), service.mountpoint)
-    verbs = Verbs(volume, folder)
+    herald = Herald(service.manager, partial(volume.control, "status", {}))
     with ticking():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(volume.run)
-            async with trio.open_nursery() as outside:
-                outside.start_soon(_stop_at_a_signal, folder)
-                await outside.start(folder.serve)
-                control = ControlServer(verbs.call)
-                await outside.start(control.serve, socket_path(service.state_directory))
-                notify(service.notify_address, "READY=1")
-                ready()
-                await folder.wait_until_left()
-                notify(service.notify_address, "STOPPING=1")
-                with trio.move_on_after(LAST_ANSWERS_SECONDS):
-                    await control.idle()
-                outside.cancel_scope.cancel()
-            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as telling:
+            herald.opening()
+            telling.start_soon(herald.run)
+            words = await _serve(volume, service, herald, ready)
+            telling.cancel_scope.cancel()
+    herald.ended(words)
     log.info("%s is unmounted", service.mountpoint)
+
+
+async def _serve(
+    volume: RunningVolume, service: Service, herald: Herald, ready: Callable[[], None]
+) -> str:
+    """All of it but the telling; what still waited when the volume stopped, in words."""
+    folder = Folder(VolumeOperations(volume, service.options), service.mountpoint)
+    verbs = Verbs(volume, folder, service.linger_seconds)
+    lingering = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_at_a_signal, folder, lingering)
+        await nursery.start(volume.run)
+        async with trio.open_nursery() as outside:
+            await outside.start(folder.serve)
+            control = ControlServer(verbs.call)
+            await outside.start(control.serve, socket_path(service.state_directory))
+            await herald.ready()
+            ready()
+            await folder.wait_until_left()
+            await herald.stopping(verbs.linger_seconds)
+            with trio.move_on_after(LAST_ANSWERS_SECONDS):
+                await control.idle()
+            outside.cancel_scope.cancel()
+        if verbs.linger_seconds:
+            lingering.deadline = trio.current_time() + verbs.linger_seconds
+            await _linger(volume, lingering)
+        words = await herald.settling()
+        nursery.cancel_scope.cancel()
+    return words
+
+
+async def _linger(volume: RunningVolume, patience: trio.CancelScope) -> None:
+    """Bring what waits to the accounts, as long as there is patience."""
+    with patience:
+        try:
+            await volume.control("flush", {})
+        except AggfsError as error:
+            log.warning("what waits is sent at the next start: %s", error)
+    if patience.cancelled_caught:
+        log.info("what still waits is sent at the next start")
 
 
 class Verbs:
     """The few verbs that are about the daemon; all others are the volume's."""
 
-    def __init__(self, volume: RunningVolume, folder: Folder) -> None:
+    def __init__(self, volume: RunningVolume, folder: Folder, linger_seconds: float) -> None:
+        self.linger_seconds = linger_seconds
         self._volume = volume
         self._folder = folder
 
     async def call(
         self, verb: str, arguments: dict[str, object], progress: Progress
     ) -> dict[str, object]:
-        """`unmount`: refused with `Busy` while the folder is in use. `stop`: whatever is in use.
+        """`unmount`: refused with `Busy` while the folder is in use; with `now`, what waits is left
+        for the next start. `stop`: whatever is in use.
         `kernel`: what the kernel holds of ours, and how many handlers met what nobody foresaw."""
         if verb == "unmount":
-            await self._folder.unmount()
+            before, self.linger_seconds = self.linger_seconds, self._linger_for(arguments)
+            try:
+                await self._folder.unmount()
+            except Busy:
+                self.linger_seconds = before
+                raise
             return {}
         if verb == "stop":
             self._folder.ask_to_leave()
@@ -104,21 +150,27 @@ class Verbs:
             return self._folder.held()
         return await self._volume.control(verb, arguments)
 
+    def _linger_for(self, arguments: dict[str, object]) -> float:
+        return 0.0 if arguments.get("now") else self.linger_seconds
 
-async def _stop_at_a_signal(folder: Folder) -> None:
-    """The first signal asks, a later one insists.
+
+async def _stop_at_a_signal(folder: Folder, lingering: trio.CancelScope) -> None:
+    """The first signal asks, a later one insists; one after the folder has gone ends the lingering.
 
     What comes at the same moment is the same wish: a terminal and timeout(1) signal the process
     and its group.
     """
-    deaf_until = -math.inf
+    asked, deaf_until = False, -math.inf
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         async for number in signals:
             if trio.current_time() < deaf_until:
                 continue
             deaf_until = trio.current_time() + SAME_WISH_SECONDS
             log.info("stopping: %s", signal.Signals(number).name)
+            if asked or folder.has_been_left:
+                lingering.cancel()
             folder.ask_to_leave()
+            asked = True
 
 
 @contextmanager

@@ -16,6 +16,8 @@ FUSE_TYPE = "fuse.aggfs"
 FUSE_DEVICE = "/dev/fuse"
 FUSE_CONFIG = "/etc/fuse.conf"
 MOUNT_TABLE = "/etc/mtab"
+OWN_STATUS = "/proc/self/status"
+CAP_SYS_ADMIN = 21
 PROBE_SECONDS = 10
 STALE_MOUNTS_LIMIT = 16
 
@@ -71,8 +73,16 @@ def check_fuse(*, allow_other: bool) -> None:
             f"{MOUNT_TABLE} is missing, and fusermount3 would not unmount without it: "
             f"as root, ln -s ../proc/self/mounts {MOUNT_TABLE}"
         )
-    if allow_other and os.geteuid() != 0 and not _others_may_be_allowed():
+    if allow_other and not _may_mount_itself() and not _others_may_be_allowed():
         raise MountRefused(f"allow_other needs the line user_allow_other in {FUSE_CONFIG}, or root")
+
+
+def _may_mount_itself() -> bool:
+    """Whether fusermount3, which judges users, is not needed: root, or a service that was given
+    the capability."""
+    with open(OWN_STATUS, encoding="ascii") as file:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", file.read(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> CAP_SYS_ADMIN & 1)
 
 
 def _others_may_be_allowed() -> bool:

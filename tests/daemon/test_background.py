@@ -12,7 +12,7 @@ from aggfs.daemon.mountpoint import mounted_at, prepare
 from tests.support.mounting import TOP, needs_fuse
 
 STARTER = """
-import sys, time, trio
+import os, sys, time, trio
 from aggfs.daemon.background import start
 from aggfs.errors import AggfsError, WrongKey
 
@@ -23,8 +23,12 @@ def work(ready):
     if what == "trap":
         raise KeyError("nobody foresaw this")
     if what == "die":
-        import os
         os._exit(3)
+    if what == "group":
+        before = os.getpgrp(), os.getsid(0)
+        ready()
+        print(before == (int(sys.argv[3]), int(sys.argv[4])), os.getsid(0) == os.getpid())
+        return
     if what == "slow":
         trio.run(trio.sleep_forever)
     if what == "serve":
@@ -77,6 +81,15 @@ def test_a_daemon_that_dies_silently_is_noticed(tmp_path: Path):
 
 def test_a_daemon_that_takes_too_long_is_ended(tmp_path: Path):
     assert start(tmp_path / "log", "slow").startswith("MountRefused: the folder was not ready")
+
+
+def test_the_daemon_leaves_its_starters_group_when_it_is_ready_and_not_before(tmp_path: Path):
+    pid = int(start(tmp_path / "log", "group", str(os.getpgrp()), str(os.getsid(0))))
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        assert select.select([descriptor], [], [], 60)[0], "the daemon did not end"
+        os.close(descriptor)
+    assert (tmp_path / "log").read_text() == "True True\n"
 
 
 @needs_fuse

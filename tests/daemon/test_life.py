@@ -134,11 +134,25 @@ def test_systemd_hears_that_the_folder_is_ready_and_that_it_stops(tmp_path: Path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
-        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        environment = {
+            **os.environ,
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "300000",
+        }
+        heard: list[bytes] = []
+
+        def hear_until(word: bytes) -> None:
+            while not heard or word not in heard[-1]:
+                heard.append(manager.recv(1000))
+
         with served(MEMORY_MOUNT, tmp_path, environment=environment) as folder:
-            assert manager.recv(100) == b"READY=1"
+            hear_until(b"READY=1")
+            assert heard[0] == b"STATUS=opening the volume"
+            hear_until(b"WATCHDOG=1")
             assert folder.stop() == 0
-            assert manager.recv(100) == b"STOPPING=1"
+            hear_until(b"STOPPING=1")
+            hear_until(b"EXTEND_TIMEOUT_USEC=")
+            hear_until(b"STATUS=stopped: everything is in the accounts")
 
 
 def test_a_machine_without_fuse_is_told_so_in_one_line(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import trio
 
 from aggfs.daemon.main import Service, serve
+from aggfs.daemon.systemd import ServiceManager
 from aggfs.errors import NoSpace
 from aggfs.model import InodeRow
 from aggfs.mount.invalidate import KernelCaches
@@ -117,8 +118,8 @@ def main(mountpoint: str, state_directory: str, *settings: str) -> None:
     """Serve until told to stop."""
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
     chosen = {name: eval(value) for name, value in (s.split("=", 1) for s in settings)}  # noqa: S307 - the tests' own words
-    notify = os.environ.get("NOTIFY_SOCKET")
-    service = Service(mountpoint, state_directory, MountOptions(**chosen), notify)
+    manager = ServiceManager.named_in(os.environ)
+    service = Service(mountpoint, state_directory, MountOptions(**chosen), manager)
     trio.run(serve, TestedVolume(), service, lambda: print("ready", flush=True))
 
 

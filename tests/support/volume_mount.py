@@ -16,6 +16,7 @@ import trio
 from aggfs.assemble import making, opening
 from aggfs.config import AccountConfig, Config, MountConfig
 from aggfs.daemon.main import Service, serve
+from aggfs.daemon.systemd import ServiceManager
 from aggfs.engine.identity import HEADER_NAME
 from aggfs.model import AccountId, DeviceId, Layout, VolumeId
 from aggfs.mount.options import MountOptions
@@ -56,7 +57,7 @@ def main(mountpoint: str, state_directory: str, *settings: str) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
     chosen = {name: eval(value) for name, value in (s.split("=", 1) for s in settings)}  # noqa: S307 - the tests' own words
     service = Service(
-        mountpoint, state_directory, MountOptions(**chosen), os.environ.get("NOTIFY_SOCKET")
+        mountpoint, state_directory, MountOptions(**chosen), ServiceManager.named_in(os.environ)
     )
     trio.run(run, Path(state_directory), service)
 
