@@ -7,6 +7,7 @@ blocks are safe elsewhere, `release` makes them clean, except for bytes edited s
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from aggfs.cache.presence import Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
@@ -134,6 +135,17 @@ class FrozenBytes:
         self._aside = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes [start, end) of frozen blocks as they lie on the disk, in whole groups; or, where
+    edits came between, the blocks in plain."""
+
+    start: int
+    end: int
+    raw: memoryview | None
+    blocks: list[Buffer]
+
+
 class Frozen:
     """The frozen dirty blocks of one file. Ends with `release` or `thaw`; until then the file
     cannot be frozen again.
@@ -185,15 +197,13 @@ class Frozen:
                 found += self._shared.missing(first, stop)
         return found
 
-    def read_block(self, block: int) -> Buffer:
-        """In a worker: the plaintext of a frozen block, as it was."""
-        return self.read_blocks(block, 1)[0]
+    def read_blocks(self, first: int, count: int) -> list[Buffer]:
+        """In a worker: as `fetch`, and at once `open`."""
+        return self.open(self.fetch(first, count))
 
-    def read_blocks(
-        self, first: int, count: int, new_memory: NewMemory = bytearray
-    ) -> list[Buffer]:
-        """In a worker: the plaintext of some frozen blocks, as they were; each only once. It
-        lies in what `new_memory` gave for a number of bytes, or in memory of its own.
+    def fetch(self, first: int, count: int, new_memory: NewMemory = bytearray) -> "Fetched":
+        """In a worker: some frozen blocks, as they were, for `open`; each only once. They lie in
+        what `new_memory` gave for a number of bytes, or in memory of their own.
 
         Raises Damaged when bytes are missing (ask `missing` again), NoSpace never.
         """
@@ -204,19 +214,31 @@ class Frozen:
             self._assert_complete(first, stop)
             apart = shared.aside.overlaps(first, stop)
         if not apart:
-            raw = self._raw.raw(*group_of(start, end, self._raw.granule))
+            raw_end = group_of(start, end, self._raw.granule)[1]
+            raw = self._raw.raw(start, raw_end, memoryview(new_memory(raw_end - start)))
             with self._lock:
                 apart = shared.aside.overlaps(first, stop)
                 if not apart:
                     shared.waiting.remove(first, stop)
             if not apart:
-                shared.note_sums(start, raw, end)
-                return self._cut(self._raw.decrypt(start, raw, start, end, new_memory))
+                return Fetched(start, end, raw, [])
         if count > 1:
-            return [self.read_block(block) for block in range(first, stop)]
+            parts = [self.read_blocks(block, 1)[0] for block in range(first, stop)]
+            return Fetched(start, end, None, parts)
         with self._lock:
             shared.waiting.remove(first, stop)
-        return [shared.read_aside(first)]
+        return Fetched(start, end, None, [shared.read_aside(first)])
+
+    def open(self, fetched: "Fetched", new_memory: NewMemory = bytearray) -> list[Buffer]:
+        """The plaintext of the blocks. It only computes; with a cipher it lies in what
+        `new_memory` gave."""
+        start, end, raw = fetched.start, fetched.end, fetched.raw
+        if raw is None:
+            return fetched.blocks
+        self._shared.note_sums(start, raw, end)
+        if not self._raw.encrypted:
+            return self._cut(raw[: end - start])
+        return self._cut(self._raw.decrypt(start, raw, start, end, new_memory))
 
     def _assert_complete(self, first: int, stop: int) -> None:
         if self._shared.missing(first, stop):

@@ -99,7 +99,7 @@ class SparseFile:
 
     @property
     def frozen(self) -> bool:
-        """Whether a freeze has not ended yet."""
+        """Whether it is being sent out."""
         return self._frozen is not None
 
     @property
@@ -136,8 +136,7 @@ class SparseFile:
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, offset: int, length: int) -> tuple[Buffer, Pairs]:
-        """The bytes, zeros where they are not here, and the holes. Raises Damaged when the data
-        file lost bytes."""
+        """The bytes, zeros where they are not here, and the holes. Raises Damaged."""
         end = offset + length
         with self._lock:
             version = self._version
@@ -203,9 +202,13 @@ class SparseFile:
 
     # --- changing -----------------------------------------------------------------------------
 
-    def write(self, offset: int, data: Buffer) -> None:
-        """A local edit. Raises NoSpace, LocalDiskFailed: bytes of the range may have changed
-        then, as on any disk."""
+    def encrypted(self, offset: int, data: Buffer, memory: memoryview) -> memoryview | None:
+        """Loop: what `write` would compute, in `memory`; None where that cannot be known."""
+        return self._raw.raw_ahead(offset, data, memory)
+
+    def write(self, offset: int, data: Buffer, raw: memoryview | None = None) -> None:
+        """A local edit; `raw` is what `encrypted` gave for it. Raises NoSpace, LocalDiskFailed:
+        bytes of the range may have changed then, as on any disk."""
         end = offset + len(data)
         if end == offset:
             return
@@ -213,7 +216,6 @@ class SparseFile:
             self._assert_open()
             if self.landings.overlap(offset, end):
                 raise Busy("bytes from the accounts are landing here")
-            presence = self._presence
             try:
                 if self._frozen is not None:
                     self._frozen.spare(offset, end)
@@ -221,11 +223,11 @@ class SparseFile:
                 self._sidecar.mark(offset, end)
                 self._version += 1
                 self._syncing.needed = True
-                self._put(offset, data)
+                self._put(offset, data, raw)
             except OSError as error:
-                presence.spoilt(offset, end)
+                self._presence.spoilt(offset, end)
                 raise disk_refusal(error) from error
-            presence.written(offset, end)
+            self._presence.written(offset, end)
             if self._frozen is not None:
                 self._frozen.newer.add(offset, end)
 
@@ -246,7 +248,7 @@ class SparseFile:
             except OSError as error:
                 raise disk_refusal(error) from error
 
-    def _put(self, offset: int, data: Buffer) -> memoryview:
+    def _put(self, offset: int, data: Buffer, raw: memoryview | None = None) -> memoryview:
         """Write, keeping what is there in the first and last group; the raw bytes."""
         end = offset + len(data)
         wide_start, wide_end = group_of(offset, end, self._raw.granule)
@@ -254,7 +256,7 @@ class SparseFile:
         keep_tail = wide_end != end and self._presence.any(end, wide_end)
         if keep_head or keep_tail:
             self._version += 1
-        return self._raw.write(offset, data, keep_head=keep_head, keep_tail=keep_tail)
+        return self._raw.write(offset, data, keep_head=keep_head, keep_tail=keep_tail, raw=raw)
 
     @property
     def removals(self) -> int:
@@ -428,12 +430,12 @@ class SparseFile:
 
     def sync(self) -> None:
         """In a worker: all edits until now survive a loss of power, once the database says so
-        too. Raises LocalDiskFailed, and for ever after the first time."""
+        too. Raises LocalDiskFailed, then for ever."""
         self._syncing.sync()
 
     def _assert_open(self) -> None:
         if self._retired:
-            raise Busy("this generation of the file was given up")
+            raise Busy("this file was given up")
 
     def retire(self) -> None:
         """Loop: take no change any more. What workers and a freeze have begun goes on: the

@@ -131,10 +131,10 @@ class UnitFile:
             return None
         return self.decrypt(wide_start, room, start, end) if count == size else None
 
-    def raw(self, start: int, end: int) -> memoryview:
-        """The bytes as they lie on the disk, valid until this thread's next call here. Short
-        files end in zeros."""
-        room = _scratch.room(end - start)
+    def raw(self, start: int, end: int, memory: memoryview | None = None) -> memoryview:
+        """The bytes as they lie on the disk, in `memory` if given, else valid until this
+        thread's next call here. Short files end in zeros."""
+        room = _scratch.room(end - start) if memory is None else memory
         count = 0
         while count < len(room):
             more = os.preadv(self._descriptor, [room[count:]], start + count)
@@ -165,15 +165,27 @@ class UnitFile:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def write(self, start: int, data: Buffer, *, keep_head: bool, keep_tail: bool) -> memoryview:
+    def write(
+        self,
+        start: int,
+        data: Buffer,
+        *,
+        keep_head: bool,
+        keep_tail: bool,
+        raw: memoryview | None = None,
+    ) -> memoryview:
         """Write at `start`; what lies beside the data in the first and last group is kept if
-        asked, else lost. Returns the raw bytes of the whole groups, valid until this thread's
-        next call here. Raises OSError: any part may be written then."""
+        asked, else lost. `raw` is the `raw_form` of data of whole groups, where it is known.
+        Returns the raw bytes of the whole groups, valid until this thread's next call here.
+        Raises OSError: any part may be written then."""
         view = memoryview(data).cast("B")
         end = start + len(view)
         if self._cipher is None:
             self._write_all(start, view)
             return view
+        if raw is not None:
+            self._write_all(start, raw)
+            return raw
         wide_start, wide_end = group_of(start, end, GROUP_BYTES)
         if (wide_start, wide_end) != (start, end):
             view = self._widened(wide_start, start, view, keep_head, keep_tail)
@@ -191,6 +203,13 @@ class UnitFile:
         whole = data if size == len(data) else bytes(data).ljust(size, b"\0")
         self._cipher.encrypt_into(start, whole, memory[: size + _CIPHER_ROOM_BYTES])
         return memory[:size]
+
+    def raw_ahead(self, start: int, data: Buffer, memory: memoryview) -> memoryview | None:
+        """As `raw_form`, where that takes nothing but the data, and `memory` is enough."""
+        whole = group_of(start, start + len(data), GROUP_BYTES) == (start, start + len(data))
+        if self._cipher is None or not whole or len(memory) < len(data) + GROUP_BYTES:
+            return None
+        return memoryview(self.raw_form(start, data, memory))
 
     def write_raw(self, start: int, pieces: Sequence[Buffer]) -> None:
         """Write what `raw_form` gave, one after the other. Raises OSError."""

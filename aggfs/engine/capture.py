@@ -4,19 +4,17 @@ Between the two the flusher reads the frozen blocks and stages them. Whatever fa
 capture leaves the file as dirty as it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.frozen import Frozen
-from aggfs.cache.unitfile import NewMemory
 from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.errors import AggfsError, NoEntry
-from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
 from aggfs.threads import in_thread
 
@@ -48,12 +46,6 @@ class FrozenFile:
     def inode(self) -> bytes:
         """Whose content this is."""
         return self.file.inode
-
-    def read_blocks(
-        self, first: int, count: int, new_memory: NewMemory = bytearray
-    ) -> Sequence[Buffer]:
-        """In a worker: the plaintext of frozen blocks, the last cut to the size; each once."""
-        return self.frozen.read_blocks(first, count, new_memory)
 
 
 class Capture:
@@ -253,7 +245,7 @@ class Capture:
         size = frozen.size
         out = bytearray(size)
         for first, stop in frozen.frozen.blocks:
-            blocks = await in_thread(frozen.read_blocks, first, stop - first)
+            blocks = await in_thread(frozen.frozen.read_blocks, first, stop - first)
             for number, data in enumerate(blocks, first):
                 out[number * BLOCK_BYTES : number * BLOCK_BYTES + len(data)] = data
         return bytes(out[:size])

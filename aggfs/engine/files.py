@@ -11,9 +11,11 @@ import trio
 
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.database import Database
+from aggfs.cache.landing import memory_bytes
 from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
+from aggfs.engine.pool import Pool
 from aggfs.engine.room import Room
 from aggfs.errors import LocalDiskFailed, NoEntry
 from aggfs.formats.record import Buffer
@@ -21,7 +23,7 @@ from aggfs.model import BLOCK_BYTES, FILE_BYTES_LIMIT, INLINE_BYTES, InodeRow
 from aggfs.threads import in_thread
 
 THREAD_BYTES = 128 * 1024
-LOOP_BYTES = 1024 * 1024
+REQUEST_BYTES = 1024 * 1024
 NEW_SECONDS = 60
 WORKERS = 4
 
@@ -49,6 +51,7 @@ class Files:
         self._room = room
         self._clock_ns = clock_ns
         self._workers = trio.CapacityLimiter(WORKERS)
+        self._memory = Pool(lambda: bytearray(memory_bytes(REQUEST_BYTES)), count=WORKERS)
         self._store_at_fsync: Store | None = None
         self._store_at_close: Store | None = None
 
@@ -83,7 +86,7 @@ class Files:
         while True:
             missing = file.sparse.missing(offset, end)
             await self._fill_all(file, missing)
-            if end - offset <= LOOP_BYTES:
+            if end - offset <= REQUEST_BYTES:
                 cached = file.sparse.read_cached(offset, end - offset)
                 if cached is not None:
                     return cached
@@ -146,7 +149,9 @@ class Files:
         file.writers += 1
         try:
             with file.sparse.landings.held_off():
-                await in_thread(file.sparse.write, offset, data, limiter=self._workers)
+                async with self._memory.lent() as memory:
+                    raw = file.sparse.encrypted(offset, data, memoryview(memory))
+                    await in_thread(file.sparse.write, offset, data, raw)
         finally:
             file.writers -= 1
             file.written.set()

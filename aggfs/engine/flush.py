@@ -1,9 +1,9 @@
 """Sending out: dirty files are frozen, sealed into stripes, and become entries.
 
 Theory of operation. A round takes some dirty files and freezes each at one instant. Their dirty
-blocks, one file after the other, are cut into stripes (small files share one). For each stripe a
-worker reads the frozen blocks, draws the stripe's id, seals, and stages: from then on only those
-bytes exist under that id. When all blocks of a file are staged, its new version is captured as a
+blocks, one file after the other, are cut into stripes (small files share one). The frozen blocks
+of a stripe are read, its id is drawn, they are sealed, and staged: from then on only those bytes
+exist under that id. When all blocks of a file are staged, its new version is captured as a
 Content entry in the outbox, together with the content map, in one transaction; the dirty marks
 go, unless bytes were written meanwhile. The entry is published when its stripes have reached
 their write quorum. Nothing here waits for an account, except for room in staging.
@@ -17,6 +17,7 @@ from itertools import chain
 
 import trio
 
+from aggfs.cache.frozen import Fetched, Frozen
 from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
@@ -28,7 +29,7 @@ from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.table import ROWS_LIMIT_BYTES, TableRow, encode_rows, row_bytes
 from aggfs.model import BLOCK_BYTES, INLINE_BYTES, STRIPE_BYTES, DeviceId, Extent, Sid
-from aggfs.threads import in_thread
+from aggfs.threads import in_slices, in_thread, list_in_slices
 
 STRIPE_PIECES = 4096
 SEALERS = 2
@@ -117,19 +118,37 @@ def _table(pieces: Sequence[Piece]) -> bytes:
     return encode_rows(rows)
 
 
-def _read(pieces: Sequence[Piece], shelf: Shelf) -> list[Buffer]:
-    """In a worker: the frozen bytes of the pieces, some blocks at once where they follow each
-    other; most of them lie on the shelf."""
-    blocks: list[Buffer] = []
-    start = 0
-    for end in range(1, len(pieces) + 1):
-        first, last = pieces[start], pieces[end - 1]
-        follows = end < len(pieces) and pieces[end].work is last.work
-        if follows and pieces[end].block == last.block + 1 and end - start < READ_BLOCKS:
-            continue
-        blocks += first.work.file.read_blocks(first.block, end - start, shelf.piece)
-        start = end
-    return blocks
+@dataclass(slots=True)
+class Reading:
+    """Memory for the blocks of one stripe: as they lie on the disk, and in plain."""
+
+    raw: Shelf = field(default_factory=lambda: Shelf(SHELF_BYTES))
+    plain: Shelf = field(default_factory=lambda: Shelf(SHELF_BYTES))
+
+    def fetch(self, pieces: Sequence[Piece]) -> list[tuple[Frozen, Fetched]]:
+        """In a worker: the frozen bytes of the pieces, some blocks at once where they follow each
+        other."""
+        found = []
+        start = 0
+        for end in range(1, len(pieces) + 1):
+            first, last = pieces[start], pieces[end - 1]
+            follows = end < len(pieces) and pieces[end].work is last.work
+            if follows and pieces[end].block == last.block + 1 and end - start < READ_BLOCKS:
+                continue
+            frozen = first.work.file.frozen
+            found.append((frozen, frozen.fetch(first.block, end - start, self.raw.piece)))
+            start = end
+        return found
+
+    def opened(self, fetched: Sequence[tuple[Frozen, Fetched]]) -> Iterator[list[Buffer]]:
+        """The blocks in plain, those together that were fetched together."""
+        for frozen, some in fetched:
+            yield frozen.open(some, self.plain.piece)
+
+    def clear(self) -> None:
+        """Nobody uses the blocks any more."""
+        self.raw.clear()
+        self.plain.clear()
 
 
 class Flusher:
@@ -155,7 +174,7 @@ class Flusher:
         self._compression = compression
         self._staging_limit_bytes = staging_limit_bytes
         self._random_bytes = random_bytes
-        self._shelves = Pool(lambda: Shelf(SHELF_BYTES), count=SEALERS)
+        self._readings = Pool(Reading, count=SEALERS)
         self._scratches = Pool(codec.Scratch, count=SCRATCHES)
         self._rounds = trio.Lock()
 
@@ -278,28 +297,25 @@ class Flusher:
                 await self._stripes.wait_change()
 
     async def _sealed(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
-        shelf = await self._shelves.take()
-        try:
-            return await in_thread(self._seal, pieces, scratch, shelf)
-        finally:
-            shelf.clear()
-            self._shelves.give_back(shelf)
-
-    def _seal(
-        self, pieces: Sequence[Piece], scratch: codec.Scratch, shelf: Shelf
-    ) -> codec.SealedStripe:
-        """In a worker: read and seal. The stripe's id is drawn here and nowhere else; any failure
-        before the staging file is durable discards it with the bytes."""
-        sid = Sid(self._device + self._random_bytes(16))
-        return codec.seal_stripe(
-            self._keys,
-            sid=sid,
-            kind=Kind.DATA,
-            blocks=_read(pieces, shelf),
-            table=_table(pieces),
-            compress=self._compression,
-            scratch=scratch,
-        )
+        """Read and seal. The stripe's id is drawn here and nowhere else; any failure before the
+        staging file is durable discards it with the bytes."""
+        async with self._readings.lent() as reading:
+            try:
+                fetched = await in_thread(reading.fetch, pieces)
+                blocks = await list_in_slices(reading.opened(fetched))
+                return await in_slices(
+                    codec.seal_steps(
+                        self._keys,
+                        sid=Sid(self._device + self._random_bytes(16)),
+                        kind=Kind.DATA,
+                        blocks=[block for some in blocks for block in some],
+                        table=_table(pieces),
+                        compress=self._compression,
+                        scratch=scratch,
+                    )
+                )
+            finally:
+                reading.clear()
 
     def _take_over(self, pieces: Sequence[Piece], sealed: codec.SealedStripe) -> None:
         """Rows for a staged stripe, and for every file that is complete with it; one

@@ -32,7 +32,7 @@ from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
-from aggfs.threads import in_thread
+from aggfs.threads import in_slices, in_thread
 
 GRACE_SECONDS = 120.0  # a put that was given up may still arrive for so long
 RETRY_SECONDS = 1.0
@@ -237,29 +237,21 @@ class Stripes:
         state = self._state(sid)
         missing = [i for i in range(len(state.row.places)) if not state.confirmed >> i & 1]
         if missing:
-            pieces = await in_thread(self._encode, state.row, sealed, tuple(missing), scratch)
-            await self._put(sid, pieces)
+            if sealed is None:
+                sealed = codec.load_staged(await in_thread(self._staging.read, sid))
+            row = state.row
+            steps = codec.encode_steps(
+                self._keys,
+                sealed,
+                k=row.k,
+                n=len(row.places),
+                layout=Layout(row.layout),
+                indices=missing,
+                scratch=scratch,
+            )
+            await self._put(sid, await in_slices(steps))
         await self._clean_up(sid)
         await self._finish(sid)
-
-    def _encode(
-        self,
-        row: StripeRow,
-        sealed: codec.SealedStripe | None,
-        indices: tuple[int, ...],
-        scratch: codec.Scratch,
-    ) -> Mapping[int, list[Buffer]]:
-        if sealed is None:
-            sealed = codec.load_staged(self._staging.read(row.sid))
-        return codec.encode_fragments(
-            self._keys,
-            sealed,
-            k=row.k,
-            n=len(row.places),
-            layout=Layout(row.layout),
-            indices=indices,
-            scratch=scratch,
-        )
 
     async def _put(self, sid: bytes, pieces: Mapping[int, list[Buffer]]) -> None:
         """One round over the missing fragments, and one more for those that can go elsewhere."""

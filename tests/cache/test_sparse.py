@@ -296,7 +296,7 @@ def test_a_frozen_file_is_read_as_it_was_while_it_is_edited(state):
     frozen = file.freeze(len(DATA))
     file.write(0, b"newer")
     file.write(BLOCK_BYTES - 2, b"across")
-    first = frozen.read_block(0)
+    first = frozen.read_blocks(0, 1)[0]
     file.write(10, b"later")
     assert bytes(first) == DATA[:BLOCK_BYTES]
     rest = frozen.read_blocks(1, 2)
@@ -313,12 +313,12 @@ def test_a_frozen_block_that_is_partly_here_is_completed_with_what_was_there(sta
     frozen = file.freeze(BLOCK_BYTES)
     assert frozen.missing() == [(4, BLOCK_BYTES)]
     with pytest.raises(Damaged):
-        frozen.read_block(0)
+        frozen.read_blocks(0, 1)[0]
     file.write(UNIT, b"newer")  # onto a hole: the frozen block wants what the accounts have
     assert frozen.missing() == [(4, BLOCK_BYTES)]
     file.fill(4, DATA[4:BLOCK_BYTES])
     assert frozen.missing() == []
-    assert bytes(frozen.read_block(0)) == b"edit" + DATA[4:BLOCK_BYTES]
+    assert bytes(frozen.read_blocks(0, 1)[0]) == b"edit" + DATA[4:BLOCK_BYTES]
     assert file.read(UNIT, 5)[0] == b"newer"
 
 
@@ -327,7 +327,7 @@ def test_only_what_is_done_is_released(state):
     file.write(0, DATA)
     frozen = file.freeze(len(DATA))
     for block in range(3):
-        frozen.read_block(block)
+        frozen.read_blocks(block, 1)[0]
     frozen.release([(1, 2)])
     assert list(file.dirty_ranges()) == [(0, BLOCK_BYTES), (2 * BLOCK_BYTES, 3 * BLOCK_BYTES)]
 
@@ -338,7 +338,7 @@ def test_a_thawed_file_is_as_dirty_as_before_and_can_be_frozen_again(state):
     frozen = file.freeze(len(DATA))
     with pytest.raises(Busy):
         file.freeze(len(DATA))
-    frozen.read_block(0)
+    frozen.read_blocks(0, 1)[0]
     frozen.thaw()
     frozen.thaw()
     assert file.dirty_bytes == len(DATA)
@@ -373,7 +373,7 @@ def test_a_frozen_block_is_read_whole_while_another_thread_edits_it(state):
         frozen = file.freeze(len(DATA))
         worker = threading.Thread(target=edit)
         worker.start()
-        found = b"".join(bytes(frozen.read_block(block)) for block in range(3))
+        found = b"".join(bytes(frozen.read_blocks(block, 1)[0]) for block in range(3))
         worker.join()
         assert found == DATA
         frozen.thaw()
