@@ -290,6 +290,14 @@ class Child(NamedTuple):
     name: bytes
 
 
+class PastRow(msgspec.Struct, frozen=True, array_like=True):
+    """A place that a link has left: a name it had in a directory, since the stamp `since`."""
+
+    name: bytes
+    inode: bytes
+    since: bytes
+
+
 class MoveRow(msgspec.Struct, frozen=True, array_like=True):
     """One applied `Create` or `Place`, with what its links were before: enough to take it back.
 

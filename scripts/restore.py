@@ -944,6 +944,7 @@ IMAGES[6] = lambda tree, stamp, entry: tree.add(stamp, entry)
 IMAGES[8] = lambda tree, stamp, placements, observed: tree.moves.append(
     (stamp, placements, observed)
 )
+IMAGES[9] = lambda tree, *past: None  # where links were before: of no use here
 
 
 def acceptable(placement):

@@ -1,7 +1,8 @@
 """The folded tree in LMDB: rows for the fold of `aggfs.sync`, which decides everything.
 
 Tables, see docs/schema.md: `inodes`, `numbers`, `links`, `inode_links`, `xattrs`, `versions`,
-`relocations`, `control`, `moves`, `claims`, `children`, `counters`. Rows that were read or put
+`relocations`, `control`, `moves`, `past`, `removed`, `superseded`, `claims`, `children`,
+`counters`. (`aggfs.cache.past` reads `past`, `removed`, `superseded`.) Rows that were read or put
 lately are kept decoded; the loop is the only writer, so they are always what the tables hold.
 """
 
@@ -15,6 +16,7 @@ from aggfs.cache.table import Table, Tables
 from aggfs.errors import Damaged
 from aggfs.model import (
     NEVER,
+    NOWHERE,
     ROOT,
     ROOT_NUMBER,
     ROOT_ROW,
@@ -22,7 +24,9 @@ from aggfs.model import (
     ControlRow,
     InodeRow,
     LinkRow,
+    Member,
     MoveRow,
+    PastRow,
     RelocationRow,
     VersionRow,
     XattrRow,
@@ -38,6 +42,9 @@ TABLES = (
     "relocations",
     "control",
     "moves",
+    "past",
+    "removed",
+    "superseded",
     "claims",
     "children",
     "counters",
@@ -121,6 +128,9 @@ class LmdbTree:
         self._relocations: _Rows[RelocationRow] = rows("relocations", RelocationRow)
         self._control: _Rows[ControlRow] = rows("control", ControlRow)
         self._moves: _Rows[MoveRow] = rows("moves", MoveRow)
+        self._past: _Rows[PastRow] = rows("past", PastRow)
+        self._removed = database.table("removed")
+        self._superseded = database.table("superseded")
         self._numbers = database.table("numbers")
         self._inode_links = database.table("inode_links")
         self._claims = database.table("claims")
@@ -203,6 +213,8 @@ class LmdbTree:
         """Add or replace a link. Its inode never changes."""
         if self._links.get(row.link) is None:
             self._inode_links.put(row.inode + row.link, b"")
+        if row.parent == NOWHERE and row.when != NEVER:
+            self._removed.put(row.when + row.link, b"")
         self._links.put(row.link, row)
 
     def drop_link(self, link: bytes) -> None:
@@ -237,7 +249,13 @@ class LmdbTree:
 
     def put_version(self, inode: bytes, version: bytes, row: VersionRow) -> None:
         """Add or replace it."""
+        if row.superseded:
+            self._superseded.put(inode, b"")
         self._versions.put(inode + version, row)
+
+    def drop_version(self, inode: bytes, version: bytes) -> None:
+        """Forget it."""
+        self._versions.delete(inode + version)
 
     def versions(self, inode: bytes) -> list[tuple[bytes, VersionRow]]:
         """All content versions of an inode, in order of their ids."""
@@ -298,6 +316,20 @@ class LmdbTree:
                 self._moves.delete(key)
             if len(old) < PAGE_ROWS:
                 break
+
+    # --- the past -----------------------------------------------------------------------------
+
+    def put_past(self, place: bytes, until: bytes, link: bytes, row: PastRow) -> None:
+        """A link was in directory `place` until the move of that stamp."""
+        self._past.put(place + until + link, row)
+
+    def drop_past(self, place: bytes, until: bytes, link: bytes) -> None:
+        """Forget that."""
+        self._past.delete(place + until + link)
+
+    def all_past(self) -> Iterator[tuple[bytes, bytes, bytes, PastRow]]:
+        """(directory, until, link, row), in order."""
+        return ((k[:16], k[16:32], k[32:], row) for k, row in self._past.under(b""))
 
     # --- names --------------------------------------------------------------------------------
 
@@ -377,6 +409,11 @@ class LmdbTree:
     def control_under(self, prefix: bytes) -> Iterator[tuple[bytes, ControlRow]]:
         """(key, row) of what was said under a kind of keys."""
         return self._control.under(prefix)
+
+    def members(self) -> dict[bytes, Member]:
+        """The devices of the volume, lapsed ones too."""
+        rows = (row.entry for _, row in self.control_under(b"m"))
+        return {entry.device: entry for entry in rows if isinstance(entry, Member)}
 
     def all_control(self) -> Iterator[tuple[bytes, ControlRow]]:
         """(key, row) of everything that control entries said."""

@@ -31,6 +31,7 @@ from aggfs.model import (
 )
 from aggfs.sync.clock import HybridClock, pack
 from aggfs.sync.merge import apply
+from aggfs.sync.moves import forget_move, log_move
 from aggfs.sync.registers import changed
 
 PLACEMENTS_LIMIT = 64
@@ -176,7 +177,7 @@ class Pending:
         entry = replace(entry, placements=placements, observed=heads)
         self._outbox.put(number, replace(row, entry=entry))
         self._note(number, entry)
-        self._tree.put_move(when, MoveRow(placements, heads, tuple(b for _, b, _ in others)))
+        log_move(self._tree, when, MoveRow(placements, heads, tuple(b for _, b, _ in others)))
         for placement in placements:
             link = self._tree.link(placement.link)
             if link is not None and link.parent == NOWHERE:
@@ -188,7 +189,7 @@ class Pending:
 
     def _forget_row(self, number: int, row: OutboxRow) -> None:
         if isinstance(row.entry, Create | Place):
-            self._tree.drop_move(pack(row.stamp))
+            forget_move(self._tree, pack(row.stamp))
         for inode in mentioned(row.entry):
             self._rows.get(inode, {}).pop(number, None)
 

@@ -2,9 +2,10 @@
 
 A checkpoint is a list of rows, cut into parts of bounded size; each part is a signed record
 (`aggfs.formats.signed`) of type "C". The rows come in this order: inodes, versions (each followed
-by the rest of its extents), xattrs, relocations, control entries, links, moves. All but links are
-what the highest stamps say, whatever their stamps; links are as the moves below the cut left
-them, and the moves above it follow, to be applied in the order of their stamps.
+by the rest of its extents), xattrs, relocations, control entries, the past (places that moves
+below the cut ended), links, moves. All but links are what the highest stamps say, whatever their
+stamps; links are as the moves below the cut left them, and the moves above it follow, to be
+applied in the order of their stamps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -119,6 +120,17 @@ class MoveImage(msgspec.Struct, frozen=True, array_like=True, tag=8):
     observed: Versions
 
 
+class PastImage(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A place that a link has left: it was `name` in `parent` from `since` until `when`."""
+
+    parent: Id16
+    when: When
+    link: Id16
+    name: Name
+    inode: Id16
+    since: When
+
+
 ImageRow = (
     InodeImage
     | VersionImage
@@ -128,6 +140,7 @@ ImageRow = (
     | ControlImage
     | LinkImage
     | MoveImage
+    | PastImage
 )
 
 

@@ -18,6 +18,7 @@ from aggfs.formats.checkpoint import (
     InodeImage,
     LinkImage,
     MoveImage,
+    PastImage,
     RelocationImage,
     VersionImage,
     XattrImage,
@@ -34,6 +35,7 @@ from aggfs.model import (
     Entry,
     InodeRow,
     LinkRow,
+    PastRow,
     Place,
     RelocationRow,
     Stamp,
@@ -93,8 +95,11 @@ def _registers(tree: Tree, hidden: _Unpublished) -> Iterator[ImageRow]:
 
 
 def _links(tree: Tree, hidden: _Unpublished) -> Iterator[ImageRow]:
-    """The links as they were before the first logged move, and the moves."""
+    """What was before the first logged move, the links as they were then, and the moves."""
     moves = tree.moves_from(NEVER)
+    for parent, until, link_id, past in tree.all_past():
+        if not moves or until < moves[0][0]:
+            yield PastImage(parent, until, link_id, past.name, past.inode, past.since)
     at_cut: dict[bytes, LinkRow | None] = {}
     for _, move in moves:
         for placement, before in zip(move.placements, move.before, strict=False):
@@ -195,6 +200,9 @@ class ImageLoader:
                 tree.put_relocation(row.sid, row.index, to)
             case ControlImage():
                 tree.put_control(control_key(row.entry), ControlRow(row.when, row.entry))
+            case PastImage():
+                past = PastRow(row.name, row.inode, row.since)
+                tree.put_past(row.parent, row.when, row.link, past)
             case LinkImage():
                 self._take_link(row)
             case MoveImage():

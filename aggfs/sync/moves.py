@@ -10,15 +10,18 @@ A removed link keeps its last place (`was_parent`, `name`): a directory that is 
 revived there, so removed directories still count as descendants of their last parent. Thereby
 the places of all links, removed or not, are a forest at any time.
 
+What a move ended is noted with it, and stays when the move itself is needed no more: the log of
+the past, from which one can tell where a link was at any time.
+
 Only facts are changed here; `aggfs.sync.view` brings the derived tables up to date afterwards.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from aggfs.model import NEVER, NOWHERE, ROOT, LinkRow, MoveRow, Placement
+from aggfs.model import NEVER, NOWHERE, ROOT, LinkRow, MoveRow, PastRow, Placement
 from aggfs.sync.tree import Tree
 
 Touched = dict[bytes, LinkRow | None]
@@ -43,8 +46,8 @@ def apply_moves(tree: Tree, moves: Iterable[Move], touched: Touched) -> None:
     oldest = min(todo)
     if oldest <= tree.newest_move:
         later = tree.moves_from(oldest)
-        for _, row in reversed(later):
-            _undo(tree, row, touched)
+        for when, row in reversed(later):
+            _undo(tree, when, row, touched)
         todo.update((when, Move(when, row.placements, row.observed)) for when, row in later)
     for when in sorted(todo):
         _do(tree, todo[when], touched)
@@ -56,7 +59,7 @@ def withdraw_moves(tree: Tree, stamps: set[bytes], touched: Touched) -> None:
         return
     later = tree.moves_from(min(stamps))
     for when, row in reversed(later):
-        _undo(tree, row, touched)
+        _undo(tree, when, row, touched)
         if when in stamps:
             tree.drop_move(when)
     for when, row in later:
@@ -80,7 +83,33 @@ def _do(tree: Tree, move: Move, touched: Touched) -> None:
         touched.setdefault(placement.link, row)
         before.append(None if row is None or was_never_placed(row) else row)
         _place(tree, move, placement, row)
-    tree.put_move(move.when, MoveRow(move.placements, move.observed, tuple(before)))
+    log_move(tree, move.when, MoveRow(move.placements, move.observed, tuple(before)))
+
+
+def log_move(tree: Tree, when: bytes, move: MoveRow) -> None:
+    """Remember a move that was done, and the places that its links left by it."""
+    tree.put_move(when, move)
+    for row in _left(when, move):
+        tree.put_past(row.parent, when, row.link, PastRow(row.name, row.inode, row.when))
+
+
+def forget_move(tree: Tree, when: bytes) -> None:
+    """Forget a move that never was, and what it ended."""
+    move = tree.move(when)
+    if move is not None:
+        _forget_past(tree, when, move)
+        tree.drop_move(when)
+
+
+def _forget_past(tree: Tree, when: bytes, move: MoveRow) -> None:
+    for row in _left(when, move):
+        tree.drop_past(row.parent, when, row.link)
+
+
+def _left(when: bytes, move: MoveRow) -> Iterator[LinkRow]:
+    """The places that a move ended; not those that it gave itself before."""
+    known = (row for row in move.before if row is not None)
+    return (row for row in known if row.parent != NOWHERE and row.when != when)
 
 
 def _place(tree: Tree, move: Move, placement: Placement, row: LinkRow | None) -> None:
@@ -131,7 +160,8 @@ def is_inside(tree: Tree, directory: bytes, ancestor: bytes) -> bool:
     return directory == ancestor
 
 
-def _undo(tree: Tree, move: MoveRow, touched: Touched) -> None:
+def _undo(tree: Tree, when: bytes, move: MoveRow, touched: Touched) -> None:
+    _forget_past(tree, when, move)
     for placement in move.placements[: len(move.before)]:
         touched.setdefault(placement.link, tree.link(placement.link))
     _restore(tree, move.placements, move.before)

@@ -6,7 +6,8 @@ in the cache hold rows for it and decide nothing. Everything a tree gives back i
 Tables that are *facts* (a function of the set of entries alone): inodes, links, xattrs, versions,
 relocations, control, moves. Tables that are *derived* from them, kept so that a look-up is one
 read: claims and children. Claims are the links shown under one name of one directory, 32 bytes
-each: link id, inode id; nearly always exactly one.
+each: link id, inode id; nearly always exactly one. The log of the past (places that links have
+left) follows from the moves, and stays for those who look back.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from aggfs.model import (
     InodeRow,
     LinkRow,
     MoveRow,
+    PastRow,
     RelocationRow,
     VersionRow,
     XattrRow,
@@ -64,6 +66,7 @@ class Tree(Protocol):
 
     def version(self, inode: bytes, version: bytes) -> VersionRow | None: ...
     def put_version(self, inode: bytes, version: bytes, row: VersionRow) -> None: ...
+    def drop_version(self, inode: bytes, version: bytes) -> None: ...
     def versions(self, inode: bytes) -> list[tuple[bytes, VersionRow]]: ...
     def relocation(self, sid: bytes, index: int) -> RelocationRow | None: ...
     def put_relocation(self, sid: bytes, index: int, row: RelocationRow) -> None: ...
@@ -79,6 +82,15 @@ class Tree(Protocol):
         """The moves with this stamp or a later one, in order."""
 
     def drop_moves_below(self, when: bytes) -> None: ...
+
+    # --- the log of the past ------------------------------------------------------------------
+
+    def put_past(self, place: bytes, until: bytes, link: bytes, row: PastRow) -> None:
+        """A link was in directory `place` until the move of that stamp."""
+
+    def drop_past(self, place: bytes, until: bytes, link: bytes) -> None: ...
+    def all_past(self) -> Iterator[tuple[bytes, bytes, bytes, PastRow]]:
+        """(directory, until, link, row), in order."""
 
     # --- derived --------------------------------------------------------------------------------
 
@@ -122,6 +134,7 @@ class DictTree:
         self._relocations: dict[tuple[bytes, int], RelocationRow] = {}
         self._control: dict[bytes, ControlRow] = {}
         self._moves: dict[bytes, MoveRow] = {}
+        self._past: dict[tuple[bytes, bytes, bytes], PastRow] = {}
         self._claims: dict[tuple[bytes, bytes], bytes] = {}
         self._children: dict[bytes, dict[int, Child]] = {}
         self._next_number = FIRST_NUMBER
@@ -173,6 +186,9 @@ class DictTree:
     def put_version(self, inode: bytes, version: bytes, row: VersionRow) -> None:
         self._versions[inode, version] = row
 
+    def drop_version(self, inode: bytes, version: bytes) -> None:
+        self._versions.pop((inode, version), None)
+
     def versions(self, inode: bytes) -> list[tuple[bytes, VersionRow]]:
         found = [(key[1], row) for key, row in self._versions.items() if key[0] == inode]
         return sorted(found, key=lambda pair: pair[0])
@@ -209,6 +225,15 @@ class DictTree:
 
     def drop_moves_below(self, when: bytes) -> None:
         self._moves = {at: row for at, row in self._moves.items() if at >= when}
+
+    def put_past(self, place: bytes, until: bytes, link: bytes, row: PastRow) -> None:
+        self._past[place, until, link] = row
+
+    def drop_past(self, place: bytes, until: bytes, link: bytes) -> None:
+        self._past.pop((place, until, link), None)
+
+    def all_past(self) -> Iterator[tuple[bytes, bytes, bytes, PastRow]]:
+        return ((*key, self._past[key]) for key in sorted(self._past))
 
     def claims(self, place: bytes, name: bytes) -> bytes:
         return self._claims.get((place, name), b"")

@@ -10,6 +10,8 @@ among the extents: whoever cuts there seals it anew.)
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from aggfs.model import BLOCK_BYTES, Content, Extent
 from aggfs.sync.holes import Ranges
 
@@ -55,6 +57,34 @@ def block_map(version: Content, version_of: VersionOf) -> BlockMap:
     # Nothing builds on inline bytes: an edit makes all of them dirty (`Files`).
     unknown = covered.missing(0, limit) if content is not version else []
     return _map(found, unknown)
+
+
+def folded(newer: Content, older: Content) -> Content | None:
+    """`newer`, whose first base is `older`, resting on the first base of `older` instead: the same
+    content without it. None where that cannot be said: a content rests on inline bytes."""
+    if newer.inline:
+        return _resting_on(newer, older.bases[:1], 0, ())
+    covered = Ranges()
+    for extent in newer.extents:
+        covered.add(extent.block, extent.block + extent.count)
+    limit = min(blocks_of(newer.size), blocks_of(newer.kept_bytes), blocks_of(older.size))
+    if older.inline:
+        if not covered.contains(0, limit):
+            return None
+        return _resting_on(newer, (), 0, newer.extents)
+    below: list[Extent] = []
+    for extent in older.extents:
+        end = min(extent.block + extent.count, limit)
+        below += _parts(extent, covered.missing(extent.block, end))
+        covered.add(extent.block, end)
+    kept_bytes = min(newer.kept_bytes, older.size, older.kept_bytes)
+    return _resting_on(newer, older.bases[:1], kept_bytes, (*newer.extents, *below))
+
+
+def _resting_on(
+    content: Content, bases: tuple[bytes, ...], kept_bytes: int, extents: tuple[Extent, ...]
+) -> Content:
+    return replace(content, bases=bases, kept_bytes=kept_bytes if bases else 0, extents=extents)
 
 
 def blocks_of(size_bytes: int) -> int:

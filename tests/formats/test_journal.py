@@ -18,7 +18,9 @@ from aggfs.sync.tree import DictTree
 from tests.support import journal_samples as samples
 
 TRIES = 20_000
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "journal.json").read_text("utf-8"))
+GOLDEN_FILES = Path(__file__).parent / "golden"
+GOLDEN = json.loads((GOLDEN_FILES / "journal.json").read_text("utf-8"))
+GOLDEN["records"] |= json.loads((GOLDEN_FILES / "checkpoint_past.json").read_text("utf-8"))
 SEED = bytes.fromhex(GOLDEN["signing_seed"])
 VOLUME = samples.VOLUME
 PUBLIC = keys.signing_public_key(SEED)
@@ -46,6 +48,9 @@ def records() -> dict[str, bytes]:
         "namespace segment": journal.encode_segment(samples.NAMESPACE_SEGMENT, VOLUME, sign),
         "head": journal.encode_head(samples.HEAD, VOLUME, sign),
         **{f"checkpoint part {count}": record for count, record in enumerate(parts)},
+        "checkpoint of the past": b"".join(
+            checkpoint.encode_parts(samples.CHECKPOINT_HEAD, samples.PAST_ROWS, VOLUME, sign)
+        ),
     }
 
 
@@ -55,6 +60,7 @@ DECODERS = {
     "head": journal.decode_head,
     "checkpoint part 0": checkpoint.decode_part,
     "checkpoint part 1": checkpoint.decode_part,
+    "checkpoint of the past": checkpoint.decode_part,
 }
 
 
@@ -76,9 +82,11 @@ def test_what_was_written_comes_back() -> None:
     assert journal.decode_head(made["head"], VOLUME, verify) == samples.HEAD
     parts = [
         checkpoint.decode_part(made[f"checkpoint part {count}"], VOLUME, verify)
-        for count in range(len(made) - 3)
+        for count in range(len(made) - 4)
     ]
     assert tuple(checkpoint.rows_of(parts)) == samples.CHECKPOINT_ROWS
+    past = checkpoint.decode_part(made["checkpoint of the past"], VOLUME, verify)
+    assert past.rows == samples.PAST_ROWS
     assert parts[0].head == samples.CHECKPOINT_HEAD
 
 

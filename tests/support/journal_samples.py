@@ -7,6 +7,7 @@ from aggfs.formats.checkpoint import (
     InodeImage,
     LinkImage,
     MoveImage,
+    PastImage,
     RelocationImage,
     VersionImage,
     XattrImage,
@@ -86,3 +87,5 @@ CHECKPOINT_ROWS = (
     LinkImage(LINK, FILE, NOWHERE, b"x", FOLDER, WHEN, (FIRST,)),
     MoveImage(WHEN, PLACE.placements, PLACE.observed),
 )
+# Added later, with a golden record of its own.
+PAST_ROWS = (PastImage(FOLDER, WHEN, LINK, b"old name", FILE, bytes(7) + b"\1" + DEVICE),)

@@ -9,6 +9,7 @@ from aggfs.sync.versions import (
     NO_STRIPE,
     block_map,
     blocks_of,
+    folded,
     follow_moves,
     placeholders,
 )
@@ -87,6 +88,22 @@ def test_blocks_of_a_base_that_is_missing_are_unknown_and_no_gap(chain, missing)
     assert not unknown & mine.keys()
     assert all(mine[block] == whole[block] for block in mine)
     assert whole.keys() - mine.keys() <= unknown
+
+
+@given(chains(), st.data())
+def test_a_version_may_be_folded_into_those_that_rest_on_it(chain, data):
+    known = {content.version: content for content in chain}
+    maps = {one.version: block_map(one, known.get) for one in chain}
+    for gone in data.draw(st.permutations(chain[:-1])):
+        resting = [one for one in known.values() if one.bases[:1] == (gone.version,)]
+        made = [folded(one, known[gone.version]) for one in resting]
+        if all(made):
+            known |= {one.version: one for one in made}
+            del known[gone.version]
+    for version, content in known.items():
+        assert block_map(content, known.get).unknown == ()
+        found = block_map(content, known.get).extents
+        assert as_blocks(found) == as_blocks(maps[version].extents)
 
 
 def test_versions_that_rest_on_each_other_are_unknown_and_end():
