@@ -111,16 +111,22 @@ class OpenFiles:
         that were set and whose edit was not committed. Marks of what is gone go as well."""
         for inode, value in self._edits.scan(b""):
             edit = msgspec.msgpack.decode(value, type=Edit)
-            if self._namespace.has_number(edit.number):
+            if self._is_known(edit.number):
                 self._resume(edit)
             else:
                 self._edits.delete(inode)
         for number, generation in self._sparse_files.dirty():
-            row = self._row_of(number)
-            if row is None or row.generation != generation:
+            if not self._is_known(number, generation):
                 self._sparse_files.remove_unopened(number, generation)
             elif number not in self._edited:
-                self._resume(Edit(number, row.size))
+                self._resume(Edit(number, self.size(number)))
+
+    def _is_known(self, number: int, generation: int | None = None) -> bool:
+        """Whether somebody may still reach this inode, and this generation of its content."""
+        row = self._row_of(number)
+        if row is None or self._namespace.is_gone(row):
+            return False
+        return generation is None or row.generation == generation
 
     def _row_of(self, number: int) -> InodeRow | None:
         try:
@@ -191,8 +197,7 @@ class OpenFiles:
         came before they were deleted."""
         stored = await in_thread(self._sparse_files.stored)
         for count, (number, generation) in enumerate(stored):
-            row = self._row_of(number)
-            if row is None or row.generation != generation or self._namespace.is_gone(row):
+            if not self._is_known(number, generation):
                 self._sparse_files.remove_unopened(number, generation)
             if count % LOOKED_AT == 0:
                 await trio.lowlevel.checkpoint()

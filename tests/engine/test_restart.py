@@ -69,3 +69,17 @@ async def test_a_start_removes_the_files_that_nobody_knows(tmp_path: Path) -> No
             while len(list(data.iterdir())) > 1:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
         assert await read(volume, b"kept") == b"z" * 5000
+
+
+async def test_edits_of_a_file_that_is_gone_are_not_taken_up_again(tmp_path: Path) -> None:
+    """Its name was published, so its row stays; its marks go a little later than its row."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        gone = await new_file(volume, 1, b"gone", b"y" * 5000)
+        await flush(volume)
+        await write(volume, gone, 0, b"z" * 5000)
+        volume.namespace.unlink(1, b"gone")
+        volume.namespace.drop_unlinked(gone.number)
+    async with running(place.config, place.state) as volume:
+        assert volume.parts.open_files.edited_count == 0
+        assert volume.parts.open_files.dirty_bytes == 0
