@@ -6,6 +6,7 @@ volume, uses its parts, and nothing of the volume knows it.
 
 from collections.abc import Callable
 
+from aggfs.engine.moving import moving
 from aggfs.engine.volume import Feature, Volume
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = ()
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (moving,)

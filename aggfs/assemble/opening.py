@@ -24,7 +24,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
 from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import attend, publish, report
+from aggfs.engine import attend, movement, publish, report
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
 from aggfs.engine.accounts import Account, Accounts, Ledger
@@ -47,7 +47,9 @@ from aggfs.engine.room import Bounds, Room
 from aggfs.engine.segments import Sealer, Segments
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Feature, Parts, Volume
+from aggfs.engine.works import Works
 from aggfs.model import (
+    AccountEntry,
     Content,
     Member,
     PutStripe,
@@ -66,6 +68,7 @@ TABLES = (
     *block_tables.TABLES,
     *file_tables.TABLES,
     *attribute_tables.TABLES,
+    *movement.TABLES,
     *publish.TABLES,
     *tree_tables.TABLES,
     outbox_table.TABLE,
@@ -127,7 +130,8 @@ class _Assembly:
         self.blocks = Blocks(database)
         self.staging = Staging(state / "staging")
         self.sparse_files = SparseFiles(str(state / "files"), database, Ranges)
-        self.accounts = Accounts(map(self.open_account, config.accounts), Ledger(database))
+        known = (one for one in config.accounts if not self._was_removed(one.id))
+        self.accounts = Accounts(map(self.open_account, known), Ledger(database))
         self.clock = HybridClock(identity.device, self._last_clock())
         self.namespace = Namespace(
             database,
@@ -139,6 +143,7 @@ class _Assembly:
             on_dropped=lambda row: self.open_files.forget(row),
         )
         self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging)
+        self.readers = Works()
         self.fetcher = Fetcher(
             keys,
             self.accounts,
@@ -191,6 +196,11 @@ class _Assembly:
             self.publisher,
             self.policy.spreading,
         )
+
+    def _was_removed(self, account: bytes) -> bool:
+        """Whether an account left the volume, and the configuration does not know yet."""
+        row = self.tree.control(b"a" + account)
+        return row is not None and isinstance(row.entry, AccountEntry) and row.entry.removed
 
     def _last_clock(self) -> int:
         rows = self.outbox.rows()
@@ -303,6 +313,7 @@ class _Assembly:
             flusher=flusher,
             publisher=self.publisher,
             checkpointer=self.checkpointer,
+            readers=self.readers,
             allow_complete_copy=self.opened.policy.allow_complete_copy,
             cache_limit_bytes=self.config.mount.cache_limit_bytes,
         )

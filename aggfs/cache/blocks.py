@@ -6,6 +6,7 @@ Tables (all on the loop, all in the transaction of the caller's other puts):
   overlap. A block that no run covers is a gap.
 - `stripes`: sid 24 -> StripeState.
 - `unfinished`: sid 24 -> nothing: stripes that are not full, or have attempts to clean up.
+- `moving`: sid 24 -> nothing: stripes with copies beside their places.
 - `totals`: b"stripes" -> u64, how many rows `stripes` has.
 """
 
@@ -14,11 +15,11 @@ from typing import Annotated
 
 import msgspec
 
-from aggfs.cache.database import Database
+from aggfs.cache.table import Tables
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
 
-TABLES = ("extents", "stripes", "unfinished", "totals")
+TABLES = ("extents", "stripes", "unfinished", "moving", "totals")
 PAGE_ROWS = 256
 
 Sid24 = Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
@@ -29,13 +30,15 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
 
     `announced`: the write quorum was reached, and a control entry names the row. `attempts` are
     (index, account) of puts that were given up: the fragment may be there, counts as present,
-    and is to be deleted.
+    and is to be deleted. `moving` are (index, account) of copies beside the places, on their way
+    in or out: they count as present too, and whoever moves fragments deletes them.
     """
 
     row: StripeRow
     confirmed: int
     announced: bool = False
     attempts: tuple[tuple[int, bytes], ...] = ()
+    moving: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def confirmed_count(self) -> int:
@@ -49,9 +52,10 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
 
     def may_hold(self, index: int) -> frozenset[AccountId]:
         """The accounts where fragment `index` is or may be."""
-        tried = {AccountId(account) for tried, account in self.attempts if tried == index}
+        copies = (*self.attempts, *self.moving)
+        known = {AccountId(account) for number, account in copies if number == index}
         place = self.row.places[index]
-        return frozenset(tried | ({AccountId(place)} if place else set()))
+        return frozenset(known | ({AccountId(place)} if place else set()))
 
 
 class _Run(msgspec.Struct, frozen=True, array_like=True):
@@ -74,10 +78,13 @@ def _key(inode: bytes, block: int) -> bytes:
 class Blocks:
     """The tables above."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Tables) -> None:
+        """Over a database, or over a snapshot of one, which is only read."""
+
         self._extents = database.table("extents")
         self._stripes = database.table("stripes")
         self._unfinished = database.table("unfinished")
+        self._moving = database.table("moving")
         self._totals = database.table("totals")
 
     # --- extents --------------------------------------------------------------------------------
@@ -131,6 +138,13 @@ class Blocks:
             self.clear(inode, extent.block, extent.block + extent.count)
             self._put(inode, extent.block, extent.sid, extent.index, extent.count)
 
+    def all_extents(self) -> Iterator[tuple[bytes, Extent]]:
+        """(inode, run) of every run, in order; changes on the way may be seen."""
+        after: bytes | None = None
+        while rows := self._extents.scan(b"", after, limit=PAGE_ROWS):
+            yield from ((row[0][:16], self._extent(row)) for row in rows)
+            after = rows[-1][0]
+
     def _put(self, inode: bytes, block: int, sid: bytes, index: int, count: int) -> None:
         self._extents.put(_key(inode, block), _encode(_Run(sid, index, count)))
 
@@ -165,6 +179,10 @@ class Blocks:
             self._unfinished.delete(state.row.sid)
         else:
             self._unfinished.put(state.row.sid, b"")
+        if state.moving:
+            self._moving.put(state.row.sid, b"")
+        elif self._moving.get(state.row.sid) is not None:
+            self._moving.delete(state.row.sid)
 
     @property
     def stripe_count(self) -> int:
@@ -176,6 +194,19 @@ class Blocks:
         """The stripes that are not full."""
         return [key for key, _ in self._unfinished.scan(b"")]
 
+    def moving(self) -> list[bytes]:
+        """The stripes with copies beside their places."""
+        return [key for key, _ in self._moving.scan(b"")]
+
     def stripes(self, after: bytes | None = None, *, limit: int = 1000) -> list[StripeState]:
         """Some stripes in order of sid, for those who walk them all."""
         return [self._state(value) for _, value in self._stripes.scan(b"", after, limit=limit)]
+
+    def drop_stripe(self, sid: bytes) -> None:
+        """Forget it: it is not stored any more."""
+        if self._stripes.get(sid) is None:
+            return
+        self._totals.put(b"stripes", (self.stripe_count - 1).to_bytes(8))
+        self._stripes.delete(sid)
+        self._unfinished.delete(sid)
+        self._moving.delete(sid)

@@ -1,4 +1,4 @@
-"""`aggfs account add|list|test`."""
+"""`aggfs account add|list|test`, and those of `cli.moving`."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from aggfs.cli import assembling, client, exits, show
+from aggfs.cli import assembling, client, exits, moving, show
 from aggfs.cli.asking import ask
 from aggfs.cli.client import NotRunning
 from aggfs.cli.files import write_config
@@ -17,21 +17,30 @@ from aggfs.config import AccountConfig, account_settings
 from aggfs.errors import AggfsError, BadConfig, StoreError
 from aggfs.model import AccountId
 
-_volume_option = click.option("--volume", metavar="NAME", help="The volume, if there are several.")
-
 
 @click.group()
 def account() -> None:
     """The accounts of a volume."""
 
 
+account.add_command(moving.drain)
+account.add_command(moving.remove)
+account.add_command(moving.replace_account, "replace")
+
+
 @account.command()
 @click.argument("spec", metavar="NAME=LOCATION[?SETTING=VALUE&...]")
 @click.option("--provider", help="Who operates it; by default its domain, or its disk.")
-@_volume_option
+@moving.volume_option
 def add(spec: str, provider: str | None, volume: str | None) -> None:
     """Add an account. It is tried first: put, get, list, delete, and a race of two creations."""
     place = place_meant(volume)
+    new = add_account(place, spec, provider)
+    click.echo(f"{new.name} is an account of {place.name} now, at the provider {new.provider}")
+
+
+def add_account(place: VolumePlace, spec: str, provider: str | None) -> AccountConfig:
+    """Try an account, and take it into the volume and its configuration."""
     config = assembling.load_config(place)
     new = parse_spec(spec, id=AccountId(os.urandom(8)))
     new = assembling.with_provider(replace(new, provider=provider or new.provider))
@@ -41,11 +50,11 @@ def add(spec: str, provider: str | None, volume: str | None) -> None:
         click.echo(f"note: {note}")
     ask(place, "account-add", account=account_settings(new))
     write_config(place, changed)
-    click.echo(f"{new.name} is an account of {place.name} now, at the provider {new.provider}")
+    return new
 
 
 @account.command("list")
-@_volume_option
+@moving.volume_option
 @click.option("as_json", "--json", is_flag=True, help="For programs.")
 def list_accounts(volume: str | None, as_json: bool) -> None:
     """List the accounts and where they are; with levels and health while the volume is mounted."""
@@ -64,7 +73,7 @@ def list_accounts(volume: str | None, as_json: bool) -> None:
 
 @account.command("test")
 @click.argument("names", nargs=-1)
-@_volume_option
+@moving.volume_option
 def test_accounts(names: Sequence[str], volume: str | None) -> int:
     """Try the accounts NAMES, or all: one line each. Fails if one does."""
     accounts = assembling.load_config(place_meant(volume)).accounts

@@ -24,6 +24,7 @@ COMMANDS = {
     "init": "aggfs.cli.making",
     "key": "aggfs.cli.keys",
     "mount": "aggfs.cli.mounting",
+    "rebalance": "aggfs.cli.moving",
     "recover": "aggfs.cli.making",
     "status": "aggfs.cli.status",
     "umount": "aggfs.cli.mounting",

@@ -22,10 +22,15 @@ def age(seconds: float | None) -> str:
     """How long ago, in the unit people would use; "never" for None."""
     if seconds is None:
         return "never"
+    return f"{span(seconds)} ago"
+
+
+def span(seconds: float) -> str:
+    """How long something takes, in the unit people would use."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def percent(level: float) -> str:

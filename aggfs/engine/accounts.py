@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from aggfs.cache.database import Database
+from aggfs.cache.table import Tables
 from aggfs.errors import QuotaFull, StoreError
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
@@ -27,7 +27,8 @@ FULL_SECONDS = 300.0
 class Ledger:
     """Bytes per account, and the objects that are no data fragments (those have stripe rows)."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Tables) -> None:
+        """Over a database, or over a snapshot of one, which is only read."""
         self._used = database.table("ledger")
         self._objects = database.table("objects")
 
@@ -56,6 +57,16 @@ class Ledger:
             self.add(account, -int.from_bytes(old))
             self._objects.delete(name)
 
+    def drop_account(self, account: AccountId) -> None:
+        """The account is no part of the volume any more, whatever lies there."""
+        for key, _ in self._objects.scan(account):
+            self._objects.delete(key)
+        self._used.delete(account)
+
+    def has_object(self, account: AccountId, key: str) -> bool:
+        """Whether it is one of the account's objects that are no data fragments."""
+        return self._objects.get(account + key.encode()) is not None
+
     def objects(self, account: AccountId) -> list[tuple[str, int]]:
         """(key, size in bytes) of the account's objects that are no data fragments."""
         rows = self._objects.scan(account)
@@ -64,7 +75,8 @@ class Ledger:
 
 @dataclass(slots=True)
 class Account:
-    """One account at run time. `last_error` is empty while it answers."""
+    """One account at run time. `last_error` is empty while it answers. A leaving one is read and
+    takes nothing new."""
 
     id: AccountId
     name: str
@@ -83,6 +95,7 @@ class Account:
     pool_free_bytes: int | None = None
     used_when_asked: int = 0
     foreign_bytes: int = 0
+    leaving: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -152,6 +165,14 @@ class Accounts:
         """An account joined while the volume runs."""
         self._accounts[account.id] = account
 
+    def remove(self, account: AccountId) -> None:
+        """An account is no part of the volume any more."""
+        self._accounts.pop(account, None)
+
+    def staying(self) -> list[Account]:
+        """Those that take something new."""
+        return [account for account in self._accounts.values() if not account.leaving]
+
     async def ask_space(self) -> None:
         """Ask the accounts that can tell how much room they have. Never raises for an account's
         fault: what is not known stays as it was."""
@@ -189,7 +210,7 @@ class Accounts:
             quota_bytes=max(1, used) if account.full else account.quota_bytes,
             used_bytes=used,
             healthy=account.healthy,
-            writable=not account.full,
+            writable=not account.full and not account.leaving,
             pool=account.pool if free is not None else "",
             pool_free_bytes=None if free is None else max(0, free - grown_bytes),
             pressed=pressed,

@@ -41,6 +41,10 @@ class HeaderRows:
         """It has this generation now."""
         self._table.put(account, generation.to_bytes(8))
 
+    def drop(self, account: bytes) -> None:
+        """It is no account of the volume any more."""
+        self._table.delete(account)
+
 
 async def forget_older_headers(account: Account, ledger: Ledger, newest: str) -> None:
     """Delete what the ledger knows of other headers there. One that stays is deleted with the

@@ -134,7 +134,7 @@ class Checkpointer:
     # --- putting ------------------------------------------------------------------------------
 
     async def _put_part(self, sequence: int, part: int, sid: bytes) -> None:
-        spread = self._spreading.of(self._accounts, turn=sequence + part)
+        spread = self._spreading.of(self._accounts.staying(), turn=sequence + part)
         pieces = await in_thread(self._encode, sid, spread)
         parcels = []
         for index, account in enumerate(spread.homes):

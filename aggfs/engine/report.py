@@ -59,6 +59,7 @@ async def status(volume: Volume, arguments: Arguments) -> Answer:
         else None,
         "accounts": _accounts(volume),
         "warnings": _warnings(volume),
+        **volume.figures(),
     }
 
 

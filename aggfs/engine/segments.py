@@ -173,7 +173,7 @@ class Segments:
         return await self._settle_homes(msgspec.structs.replace(pending, sid=sid))
 
     async def _settle_homes(self, pending: Pending) -> Pending:
-        spread = self._spreading.of(self._accounts, turn=pending.sequence)
+        spread = self._spreading.of(self._accounts.staying(), turn=pending.sequence)
         homes = tuple(account.id for account in spread.homes)
         pending = msgspec.structs.replace(pending, homes=homes, k=spread.k)
         self._table.put(_key(_WANTED, pending), _encode(pending))

@@ -26,6 +26,7 @@ from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.publish import Publisher
 from aggfs.engine.repair import Repairs
 from aggfs.engine.stripes import Policy, Stripes
+from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
@@ -67,16 +68,19 @@ class Parts:
     flusher: Flusher
     publisher: Publisher
     checkpointer: Checkpointer
+    readers: Works
     allow_complete_copy: bool
     cache_limit_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What commands may ask of a volume, and what runs in its background, each by its name."""
+    """What commands may ask of a volume, and what runs in its background, each by its name.
+    `status` shows its `figures` by their names."""
 
     verbs: Mapping[str, Verb] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[], object]] = field(default_factory=dict)
 
 
 class Volume:
@@ -88,6 +92,7 @@ class Volume:
         self.files = parts.files
         self._verbs: dict[str, Verb] = {}
         self._more_jobs: dict[str, Job] = {}
+        self._figures: dict[str, Callable[[], object]] = {}
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
@@ -96,6 +101,11 @@ class Volume:
         """Before `run`."""
         self._verbs.update(feature.verbs)
         self._more_jobs.update(feature.jobs)
+        self._figures.update(feature.figures)
+
+    def figures(self) -> dict[str, object]:
+        """What the features have to say in the status."""
+        return {name: figure() for name, figure in self._figures.items()}
 
     # --- life ---------------------------------------------------------------------------------
 

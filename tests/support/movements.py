@@ -1,0 +1,97 @@
+"""Movements of fragments on volumes without a mount: asked for, followed, judged."""
+
+from collections import Counter
+from pathlib import Path
+
+import trio
+
+from aggfs.engine.volume import Volume
+from aggfs.model import InodeRow
+from tests.support.running import Place, flush, new_file
+from tests.support.stripes import content
+
+FILE_BYTES = 1_500_000
+END_SECONDS = 60
+
+
+async def fill(volume: Volume, files: int, *, first: int = 0) -> dict[bytes, bytes]:
+    """So many files, each of a stripe of its own; their contents by name."""
+    made = {}
+    for number in range(first, first + files):
+        name, data = b"file%d" % number, content(FILE_BYTES, number)
+        await new_file(volume, 1, name, data)
+        await flush(volume)
+        made[name] = data
+    return made
+
+
+async def read_all(volume: Volume, names: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The files as the accounts have them."""
+    rows = {name: volume.namespace.lookup(1, name) for name in names}
+    await volume.parts.local.evict([row.number for row in rows.values()])
+    return {name: await _whole(volume, row) for name, row in rows.items()}
+
+
+async def _whole(volume: Volume, row: InodeRow) -> bytes:
+    parts = [
+        bytes(await volume.files.read(row.number, offset, 1 << 20))
+        for offset in range(0, row.size, 1 << 20)
+    ]
+    return b"".join(parts)
+
+
+async def ask(volume: Volume, verb: str, **arguments: object) -> dict[str, object]:
+    """A movement, to its end."""
+    with trio.fail_after(END_SECONDS):
+        return await volume.control(verb, {"wait": True, **arguments})
+
+
+def lying(place: Place) -> dict[str, dict[str, int]]:
+    """The size of every object, by account and key."""
+    return {
+        account.name: {
+            str(path.relative_to(account.path)): path.stat().st_size
+            for path in Path(account.path).rglob("*")
+            if path.is_file()
+        }
+        for account in place.config.accounts
+    }
+
+
+def named(volume: Volume) -> dict[str, set[str]]:
+    """Every object that rows name, by account."""
+    found: dict[str, set[str]] = {}
+    for account in volume.parts.accounts:
+        found[account.name] = {key for key, _ in volume.parts.accounts.ledger.objects(account.id)}
+    for state in volume.parts.blocks.stripes():
+        for index, place in enumerate(state.row.places):
+            account_at = volume.parts.accounts.get(place)
+            assert account_at is not None
+            row = state.row
+            key = volume.parts.keys.fragment_name(row.epoch, row.sid, index, place)
+            found[account_at.name].add(key)
+    return found
+
+
+def nothing_is_lost_or_left_over(volume: Volume, place: Place) -> None:
+    """What lies in the accounts is what the rows name, to the byte of the ledger; all full."""
+    held = lying(place)
+    for account in volume.parts.accounts:
+        assert set(held[account.name]) == named(volume)[account.name], account.name
+        used = volume.parts.accounts.ledger.used_bytes(account.id)
+        assert sum(held[account.name].values()) == used, account.name
+    states = volume.parts.blocks.stripes()
+    assert all(state.full and not state.moving and not state.attempts for state in states)
+    for state in states:
+        held_by = Counter(state.row.places)
+        assert max(held_by.values()) <= volume.parts.policy.per_provider
+
+
+def fragments_at(volume: Volume) -> Counter[str]:
+    """How many fragments of data each account has."""
+    found: Counter[str] = Counter()
+    for state in volume.parts.blocks.stripes():
+        for place in state.row.places:
+            account = volume.parts.accounts.get(place)
+            found[account.name if account else "?"] += 1
+    return found
