@@ -161,8 +161,9 @@ class LiveVolume:
     def wait_until(self, holds: Callable[[dict[str, Any]], bool], what: str) -> float:
         """Until the status is so; how many seconds that took."""
         began = time.monotonic()
-        while not holds(self.status()):
-            assert time.monotonic() - began < WAIT_SECONDS, f"not within {WAIT_SECONDS} s: {what}"
+        while not holds(status := self.status()):
+            late = time.monotonic() - began >= WAIT_SECONDS
+            assert not late, f"not within {WAIT_SECONDS} s: {what}; {status}"
             time.sleep(_LOOK_AGAIN_SECONDS)
         return time.monotonic() - began
 
