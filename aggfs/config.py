@@ -35,6 +35,7 @@ SETTINGS_OF = {
     },
 }
 REQUIRED_OF = {"directory": ("path",), "memory": (), "s3": ("bucket",)}
+HISTORY_LIMIT = 100_000
 READ_DEADLINE_MINIMUM_SECONDS = 10  # some of them are needed to decode, and to answer
 
 
@@ -84,6 +85,17 @@ class MountConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryConfig:
+    """What is kept of the past: all versions of files for `all_hours`, those of whole hours for
+    `hourly_days`, those of midnights (UTC) for `daily_days`; removed files for `trash_days`."""
+
+    all_hours: int = 1
+    hourly_days: int = 1
+    daily_days: int = 30
+    trash_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One volume as this device knows it.
 
@@ -100,6 +112,7 @@ class Config:
     fragments_per_provider: int = 1
     allow_complete_copy: bool = False
     mount: MountConfig = field(default_factory=MountConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
 
 
 def load(path: Path) -> Config:
@@ -140,6 +153,9 @@ def dump(config: Config) -> str:
     mount = _dumped_fields(config.mount)
     if mount:
         lines += ["", "[mount]", *mount]
+    history = _dumped_fields(config.history)
+    if history:
+        lines += ["", "[history]", *history]
     return "\n".join(lines) + "\n"
 
 
@@ -263,7 +279,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda t: any(t is kind for kind in ID_BYTES), _structure_id
     )
-    for cls in (StorageClass, AccountConfig, MountConfig, Config):
+    for cls in (StorageClass, AccountConfig, MountConfig, HistoryConfig, Config):
         renamed = {
             f.name: override(rename=_toml_name(f.name))
             for f in fields(cls)
@@ -331,6 +347,9 @@ def _meaning_faults(config: Config) -> Iterator[str]:
         for fault in _account_faults(account):
             yield f"accounts[{index}].{fault}"
     yield from _mount_faults(config.mount)
+    for setting, value in asdict(config.history).items():
+        if not 0 <= value <= HISTORY_LIMIT:
+            yield f"history.{setting}: must be between 0 and {HISTORY_LIMIT}, not {value}"
 
 
 def _twice(table: str, setting: str, values: list[Any]) -> Iterator[str]:
@@ -384,7 +403,7 @@ def _dumped_fields(value: Any) -> list[str]:
     lines = []
     for f in fields(value):
         setting = getattr(value, f.name)
-        if f.default == setting or isinstance(setting, tuple | MountConfig):
+        if f.default == setting or isinstance(setting, tuple | MountConfig | HistoryConfig):
             continue
         if f.name.endswith("_bytes"):
             setting = format_size(setting)

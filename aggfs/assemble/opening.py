@@ -1,6 +1,7 @@
 """An existing volume: a configuration in, a running volume out. Knows every part."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +61,7 @@ from aggfs.sync.clock import HybridClock
 from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
 from aggfs.sync.order import ready
+from aggfs.sync.retention import retention
 
 PADDED_FREE = 15  # of 16 bytes of room; the last one is for padding
 TABLES = (
@@ -314,6 +316,7 @@ class _Assembly:
             publisher=self.publisher,
             checkpointer=self.checkpointer,
             readers=self.readers,
+            history=retention(**asdict(self.config.history)),
             allow_complete_copy=self.opened.policy.allow_complete_copy,
             cache_limit_bytes=self.config.mount.cache_limit_bytes,
         )

@@ -26,9 +26,11 @@ COMMANDS = {
     "mount": "aggfs.cli.mounting",
     "rebalance": "aggfs.cli.moving",
     "recover": "aggfs.cli.making",
+    "restore": "aggfs.cli.history",
     "status": "aggfs.cli.status",
     "umount": "aggfs.cli.mounting",
     "up": "aggfs.cli.making",
+    "versions": "aggfs.cli.history",
     "where": "aggfs.cli.paths",
     "why": "aggfs.cli.paths",
 }

@@ -25,6 +25,7 @@ from aggfs.daemon.herald import Herald
 from aggfs.daemon.rendezvous import socket_path
 from aggfs.daemon.systemd import NOBODY, ServiceManager
 from aggfs.errors import AggfsError, Busy
+from aggfs.mount.invalidate import KernelCaches
 from aggfs.mount.operations import VolumeOperations
 from aggfs.mount.options import MountOptions
 from aggfs.mount.served import ServedVolume
@@ -44,6 +45,9 @@ class RunningVolume(ServedVolume, Protocol):
         """Works until cancelled, then makes all it was told durable and ends."""
 
     async def control(self, verb: str, arguments: dict[str, object]) -> dict[str, object]: ...
+
+    def watched_by(self, kernel: KernelCaches) -> None:
+        """The folder answers: what changes by itself is told there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ async def _serve(
         await nursery.start(volume.run)
         async with trio.open_nursery() as outside:
             await outside.start(folder.serve)
+            volume.watched_by(KernelCaches())
             control = ControlServer(verbs.call)
             await outside.start(control.serve, socket_path(service.state_directory))
             await herald.ready()

@@ -284,6 +284,15 @@ class OpenFiles:
         file.emptied = True
         self.cut_map(file, 0)
 
+    def adopt(self, file: OpenFile) -> None:
+        """The file has another content now that was not written here, and no local edit: nothing
+        of it is here yet. The old bytes live until that is committed."""
+        row = self._namespace.by_number(file.number)
+        self._sparse_files.remove(file.sparse)
+        row = self._namespace.touch_local(file.number, generation=row.generation + 1)
+        file.target.sparse = self._open_sparse(row)
+        file.target.kept_bytes = file.kept_since_freeze = row.size
+
     def cut_map(self, file: OpenFile, size: int) -> None:
         """The content beyond `size` is cut off, of the version that is shown as well."""
         file.target.kept_bytes = min(file.target.kept_bytes, size)

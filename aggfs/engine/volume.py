@@ -1,9 +1,9 @@
 """A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -30,6 +30,7 @@ from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
+from aggfs.sync.retention import Retention
 from aggfs.threads import in_thread
 
 SPACE_SECONDS = 60.0
@@ -69,6 +70,7 @@ class Parts:
     publisher: Publisher
     checkpointer: Checkpointer
     readers: Works
+    history: Retention
     allow_complete_copy: bool
     cache_limit_bytes: int
 
@@ -81,6 +83,13 @@ class Feature:
     verbs: Mapping[str, Verb] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+
+
+class Kernel(Protocol):
+    """Who remembers names and pages, and must hear of what it did not do itself."""
+
+    async def inode_changed(self, number: int, *, attributes_only: bool) -> None: ...
+    async def name_changed(self, parent: int, name: bytes) -> None: ...
 
 
 class Volume:
@@ -96,6 +105,7 @@ class Volume:
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
+        self._kernel: Kernel | None = None
 
     def add(self, feature: Feature) -> None:
         """Before `run`."""
@@ -106,6 +116,24 @@ class Volume:
     def figures(self) -> dict[str, object]:
         """What the features have to say in the status."""
         return {name: figure() for name, figure in self._figures.items()}
+
+
+    def watched_by(self, kernel: Kernel) -> None:
+        """The volume is mounted: tell the kernel what changes that it did not do."""
+        self._kernel = kernel
+
+    async def tell_content(self, number: int) -> None:
+        """A file's content is another, or is about to be: pages that programs wrote come first.
+        Never from a request of the kernel."""
+        if self._kernel is not None:
+            await self._kernel.inode_changed(number, attributes_only=False)
+
+    async def tell_name(self, parent: int, name: bytes) -> None:
+        """A name of a directory means another inode, or none. Never from a request of the
+        kernel."""
+        if self._kernel is not None:
+            await self._kernel.name_changed(parent, name)
+            await self._kernel.inode_changed(parent, attributes_only=True)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -254,7 +282,7 @@ class Volume:
         The caller sets the deadline. Raises what keeps it from getting there for good.
         """
         wanted = None if row is None else set(self.namespace.numbers_under(row.number))
-        await self._stage(wanted)
+        await self.stage(wanted)
         until = self.namespace.next_outbox_sequence()
         while True:
             await self.parts.stripes.wait_settled()  # then one segment names all of it
@@ -264,8 +292,9 @@ class Volume:
         await self.parts.stripes.wait_settled()
         return {}
 
-    async def _stage(self, wanted: set[int] | None) -> None:
-        """Bring edits of now into stripes and the outbox."""
+    async def stage(self, wanted: set[int] | None) -> None:
+        """Bring edits of now, of these files or of all, into stripes and the outbox: each is a
+        version then. Asks no account. Raises what keeps it from getting there for good."""
         if self._uploads is None:
             raise Unreachable("the volume is not running")
         failures = 0

@@ -376,6 +376,9 @@ class MemoryVolume:
         self.namespace = MemoryNamespace(uid, gid)
         self.files = MemoryFiles(self.namespace)
 
+    def watched_by(self, kernel: object) -> None:
+        """Nothing changes here by itself."""
+
     def statfs(self) -> tuple[int, int, int]:
         return 1 << 40, 1 << 39, len(self.namespace.rows)
 

@@ -112,6 +112,20 @@ async def new_file(volume: Volume, parent: int, name: bytes, data: bytes = b"") 
     return row
 
 
+async def recover(place: Place, state: Path) -> tuple[Path, Config]:
+    """The volume on another machine: its state directory and configuration there."""
+    state.mkdir()
+    config = await making.recover_volume(
+        place.accounts,
+        str(state),
+        secret=place.secret,
+        name="volume",
+        device_name="second",
+        report=lambda text: None,
+    )
+    return state, config
+
+
 # --- a bit of everything --------------------------------------------------------------------------
 
 
