@@ -1,6 +1,7 @@
 """A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
 
 import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -116,7 +117,6 @@ class Volume:
     def figures(self) -> dict[str, object]:
         """What the features have to say in the status."""
         return {name: figure() for name, figure in self._figures.items()}
-
 
     def watched_by(self, kernel: Kernel) -> None:
         """The volume is mounted: tell the kernel what changes that it did not do."""
