@@ -25,7 +25,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import open_record, seal_record
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.segments import Pending, Segments
-from aggfs.engine.upload import Parcel, put_all
+from aggfs.engine.upload import LITTLE_PATIENCE_SECONDS, Parcel, put_all
 from aggfs.errors import AggfsError, Forked, NotFound, StoreError, Unreachable
 from aggfs.formats import journal
 from aggfs.formats.fragment import Kind
@@ -40,6 +40,7 @@ TABLES = ("journal",)
 ROUND_SECONDS = 5.0
 RETRY_LIMIT_SECONDS = 30.0
 GRACE_SECONDS = 120.0
+ASK_SECONDS = 10.0  # silent for longer, an account is asked again in the next round
 SEGMENT_BYTES = 1024 * 1024
 SEGMENT_ENTRIES = 4096
 logger = logging.getLogger(__name__)
@@ -266,12 +267,17 @@ class Publisher:
             self._heads[parcel.account.id] = state.count
 
         needed = self._needed
-        await put_all(parcels, stored, lambda: self._heads_at(state.count) >= needed)
+        # Who is only caught up with must not hold up those who wait for the next round.
+        known = self._heads_at(state.count) >= needed
+        with trio.move_on_after(ASK_SECONDS if known else math.inf):
+            await put_all(parcels, stored, lambda: self._heads_at(state.count) >= needed)
         for account in behind:
             if self._heads.get(account.id) == state.count:
                 if self._once_more.get(account.id, math.inf) <= began:
                     del self._once_more[account.id]
             else:
+                if account.healthy:
+                    account.failed(Unreachable(f"account {account.name} does not answer"))
                 self._once_more[account.id] = trio.current_time() + GRACE_SECONDS
         have = self._heads_at(state.count)
         if have < needed:
@@ -306,8 +312,13 @@ class Publisher:
 
     async def _ask(self, account: Account) -> None:
         name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
+        patience = ASK_SECONDS if account.healthy else LITTLE_PATIENCE_SECONDS
         try:
-            head = self._opened_head(await account.store.get(name))
+            with trio.fail_after(patience):
+                head = self._opened_head(await account.store.get(name))
+        except trio.TooSlowError:
+            account.failed(Unreachable(f"account {account.name} does not answer"))
+            return
         except NotFound:
             head = None
         except StoreError as error:

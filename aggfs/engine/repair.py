@@ -5,11 +5,16 @@ ones goes, and with that the stripe is unfinished. Unfinished stripes that are s
 the business of `engine.stripes`; all others are brought in from k good fragments and coded anew,
 which gives the same bytes, and what is missing is put where its row says. The rows are the list
 of what is to be done: it survives restarts, and a recovery leaves its own there.
+
+An account that spoils what it is given must not be given the same again and again: a fragment
+that is bad once more after it was made again waits, twice as long each time.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -30,7 +35,22 @@ from aggfs.threads import in_thread
 GET_SECONDS = 60.0
 PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
+AGAIN_LIMIT_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Patience:
+    """How a fragment fared that was made again: how often it was bad once more, and until when it
+    is left alone."""
+
+    times: int = 0
+    until: float = -math.inf
+
+    def in_vain(self, now: float) -> None:
+        """It is bad once more."""
+        self.times += 1
+        self.until = now + min(PAUSE_SECONDS * 2.0**self.times, AGAIN_LIMIT_SECONDS)
 
 
 class Repairs:
@@ -45,6 +65,7 @@ class Repairs:
         self._staging = staging
         self.holds = Holds()
         self._bad: set[tuple[bytes, int]] = set()  # what lies there is not to be believed
+        self._made: dict[tuple[bytes, int], Patience] = {}  # what was made again here
         self._work = trio.Event()
 
     def note(self, sid: bytes, index: int) -> None:
@@ -53,6 +74,9 @@ class Repairs:
         if state is None or not state.confirmed >> index & 1:
             return
         self._bad.add((sid, index))
+        made = self._made.get((sid, index))
+        if made is not None:
+            made.in_vain(trio.current_time())
         self._blocks.put_stripe(
             msgspec.structs.replace(state, confirmed=state.confirmed & ~(1 << index))
         )
@@ -97,16 +121,24 @@ class Repairs:
         return await in_thread(self._make, self._state(sid), good, indices)
 
     async def _repair(self, sid: bytes) -> None:
-        missing = {
-            index: account
-            for index, account in self._missing(sid).items()
-            if not await self._is_there(sid, index, account)
-        }
-        if not missing:
-            return
-        made = await self.remake(sid, tuple(missing))
-        for index, account in missing.items():
-            await self._put(sid, index, account, made[index])
+        """An account that fails keeps no other from getting what it lacks."""
+        failures: list[StoreError] = []
+        absent: dict[int, Account] = {}
+        for index, account in self._missing(sid).items():
+            try:
+                if not await self._is_there(sid, index, account):
+                    absent[index] = account
+            except StoreError as error:
+                failures.append(error)
+        if absent:
+            made = await self.remake(sid, tuple(absent))
+            for index, account in absent.items():
+                try:
+                    await self._put(sid, index, account, made[index])
+                except StoreError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _state(self, sid: bytes) -> StripeState:
         state = self._blocks.stripe(sid)
@@ -115,12 +147,16 @@ class Repairs:
         return state
 
     def _missing(self, sid: bytes) -> dict[int, Account]:
-        """The fragments that are not confirmed, and the accounts that should have them."""
-        state = self._state(sid)
+        """The fragments that are not confirmed, and the accounts that should have them, those
+        left out that do not answer now or spoiled it before."""
+        state, now = self._state(sid), trio.current_time()
         found = {}
         for index, place in enumerate(state.row.places):
             account = self._accounts.get(place)
-            if account is not None and not state.confirmed >> index & 1:
+            if account is None or not account.healthy or state.confirmed >> index & 1:
+                continue
+            made = self._made.get((sid, index))
+            if made is None or made.until <= now:
                 found[index] = account
         return found
 
@@ -143,16 +179,17 @@ class Repairs:
         return True
 
     async def _good_fragments(self, sid: bytes) -> Mapping[int, bytes]:
-        """k whole fragments that are what they should be."""
+        """k whole fragments that are what they should be. Those that were found bad or lost are
+        looked at last: an account may have come to its senses."""
         state = self._state(sid)
         good: dict[int, bytes] = {}
         failures: list[Exception] = []
         held = [
-            (account.cost(), index, account)
+            (not state.confirmed >> index & 1, account.cost(), index, account)
             for index, place in enumerate(state.row.places)
-            if state.confirmed >> index & 1 and (account := self._accounts.get(place))
+            if (account := self._accounts.get(place))
         ]
-        for _, index, account in sorted(held, key=lambda one: one[:2]):
+        for _, _, index, account in sorted(held, key=lambda one: one[:3]):
             try:
                 with _noting(account), trio.fail_after(GET_SECONDS):
                     data = await account.store.get(self._name(state, index, account))
@@ -196,6 +233,7 @@ class Repairs:
         with _noting(account), trio.fail_after(PUT_SECONDS):
             await account.store.put(self._name(self._state(sid), index, account), pieces)
         self._bad.discard((sid, index))
+        self._made.setdefault((sid, index), Patience())
         self._confirm(sid, index)
         logger.info(
             "fragment %d of stripe %s is whole again at account %s", index, sid.hex(), account.name
