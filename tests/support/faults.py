@@ -149,8 +149,10 @@ class Ground:
     async def until_there(self, objects: Mapping[tuple[str, str], bytes | None]) -> None:
         """Each of these, (account, key), comes to be what it should be."""
         with trio.fail_after(FULL_SECONDS):
-            while any(self.read_object(*place) != data for place, data in objects.items()):
-                await trio.sleep(1)  # noqa: ASYNC110 - as a user looks
+            while any(  # noqa: ASYNC110 - as a user looks
+                self.read_object(*place) != data for place, data in objects.items()
+            ):
+                await trio.sleep(1)
 
     async def assert_reads(self, volume: Volume, names: Iterable[bytes] = ()) -> None:
         """These files (all) read as they were written, each within the reader's deadline."""
