@@ -70,7 +70,8 @@ class MountConfig:
     `cache_limit_bytes` bounds what is kept of clean files, `staging_limit_bytes` what waits for
     upload (dirty and staged) before writers are slowed down. `fsync` and `close` say what these
     calls wait for: the local disk, or the accounts. A read that finds too few fragments fails
-    after `read_deadline_seconds`.
+    after `read_deadline_seconds`. What nothing refers to any more is deleted from the accounts
+    `collect_after_seconds` after they were told.
     """
 
     cache_encryption: bool = True
@@ -79,6 +80,7 @@ class MountConfig:
     fsync: str = "local"
     close: str = "local"
     read_deadline_seconds: int = 30
+    collect_after_seconds: int = 3600
     xattrs: bool = True
     writeback_cache: bool = False
     allow_other: bool = False
@@ -391,6 +393,8 @@ def _mount_faults(mount: MountConfig) -> Iterator[str]:
             yield f"mount.{setting}: must be 'local' or 'cloud', not {value!r}"
     if mount.read_deadline_seconds < READ_DEADLINE_MINIMUM_SECONDS:
         yield f"mount.read_deadline_seconds: must be at least {READ_DEADLINE_MINIMUM_SECONDS}"
+    if mount.collect_after_seconds < 0:
+        yield "mount.collect_after_seconds: must not be negative"
     if mount.staging_limit_bytes < 64 << 20:
         yield "mount.staging_limit: must be at least 64 MiB"
 

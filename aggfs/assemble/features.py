@@ -7,7 +7,8 @@ volume, uses its parts, and nothing of the volume knows it.
 from collections.abc import Callable
 
 from aggfs.engine.history import history
+from aggfs.engine.keeping import keeping
 from aggfs.engine.moving import moving
 from aggfs.engine.volume import Feature, Volume
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = (history, moving)
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (history, keeping, moving)

@@ -25,7 +25,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
 from aggfs.config import AccountConfig, Config, Size, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import attend, movement, publish, report
+from aggfs.engine import attend, dying, movement, publish, report, strays, upkeep
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
 from aggfs.engine.accounts import Account, Accounts, Ledger
@@ -68,11 +68,14 @@ TABLES = (
     *account_tables.TABLES,
     *attend.TABLES,
     *block_tables.TABLES,
+    *dying.TABLES,
     *file_tables.TABLES,
     *attribute_tables.TABLES,
     *movement.TABLES,
     *publish.TABLES,
+    *strays.TABLES,
     *tree_tables.TABLES,
+    *upkeep.TABLES,
     outbox_table.TABLE,
     sums.TABLE,
 )
@@ -146,6 +149,7 @@ class _Assembly:
         )
         self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging)
         self.readers = Works()
+        self.writers = Works()
         self.fetcher = Fetcher(
             keys,
             self.accounts,
@@ -291,6 +295,7 @@ class _Assembly:
             self.staging,
             compression=self.policy.storage_class.compression,
             staging_limit_bytes=self.config.mount.staging_limit_bytes,
+            writers=self.writers,
             random_bytes=self.world.random_bytes,
         )
         parts = Parts(
@@ -316,9 +321,11 @@ class _Assembly:
             publisher=self.publisher,
             checkpointer=self.checkpointer,
             readers=self.readers,
+            writers=self.writers,
             history=retention(**asdict(self.config.history)),
             allow_complete_copy=self.opened.policy.allow_complete_copy,
             cache_limit_bytes=self.config.mount.cache_limit_bytes,
+            collect_after_seconds=self.config.mount.collect_after_seconds,
         )
         surroundings = Surroundings(
             open_account=lambda settings: self.open_account(account_from(settings)),

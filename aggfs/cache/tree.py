@@ -213,7 +213,7 @@ class LmdbTree:
         """Add or replace a link. Its inode never changes."""
         if self._links.get(row.link) is None:
             self._inode_links.put(row.inode + row.link, b"")
-        if row.parent == NOWHERE and row.when != NEVER:
+        if row.parent == NOWHERE and row.was_parent != NOWHERE:
             self._removed.put(row.when + row.link, b"")
         self._links.put(row.link, row)
 
@@ -223,6 +223,8 @@ class LmdbTree:
         if row is not None:
             self._links.delete(link)
             self._inode_links.delete(row.inode + link)
+            if row.parent == NOWHERE:
+                self._removed.delete(row.when + link)
 
     def links_of(self, inode: bytes) -> list[LinkRow]:
         """Every link of an inode, removed ones included, in order of their ids."""

@@ -20,6 +20,7 @@ COMMANDS = {
     "audit": "aggfs.cli.audit",
     "evict": "aggfs.cli.paths",
     "flush": "aggfs.cli.paths",
+    "gc": "aggfs.cli.keeping",
     "holes": "aggfs.cli.paths",
     "init": "aggfs.cli.making",
     "key": "aggfs.cli.keys",

@@ -24,6 +24,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.capture import Capture, FrozenFile
 from aggfs.engine.pool import Pool, Shelf
 from aggfs.engine.stripes import Stripes
+from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
@@ -164,6 +165,7 @@ class Flusher:
         *,
         compression: str | None,
         staging_limit_bytes: int,
+        writers: Works,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._keys = keys
@@ -173,6 +175,7 @@ class Flusher:
         self._staging = staging
         self._compression = compression
         self._staging_limit_bytes = staging_limit_bytes
+        self._writers = writers
         self._random_bytes = random_bytes
         self._readings = Pool(Reading, count=SEALERS)
         self._scratches = Pool(codec.Scratch, count=SCRATCHES)
@@ -195,18 +198,22 @@ class Flusher:
         stays dirty.
         """
         async with self._rounds:
-            works = []
-            try:
-                for number in numbers:
-                    frozen = await self._freeze(number)
-                    if frozen is not None:
-                        works.append(Work(frozen))
-                await self._seal_all(works, nursery)
-            finally:
-                for work in works:
-                    if not work.file.captured:
-                        self._capture.thaw(work.file)
-            return {work.file.file.number for work in works if work.file.captured}
+            with self._writers.work():
+                return await self._flush(numbers, nursery)
+
+    async def _flush(self, numbers: Sequence[int], nursery: trio.Nursery) -> set[int]:
+        works = []
+        try:
+            for number in numbers:
+                frozen = await self._freeze(number)
+                if frozen is not None:
+                    works.append(Work(frozen))
+            await self._seal_all(works, nursery)
+        finally:
+            for work in works:
+                if not work.file.captured:
+                    self._capture.thaw(work.file)
+        return {work.file.file.number for work in works if work.file.captured}
 
     async def _freeze(self, number: int) -> FrozenFile | None:
         try:

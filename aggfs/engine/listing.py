@@ -6,10 +6,13 @@
 from array import array
 from bisect import bisect_left
 
+import trio
+
 from aggfs.coding.keys import is_header_name, is_object_name
 from aggfs.errors import Unreachable
 from aggfs.stores.base import ObjectInfo, Store
 
+PAGE_SECONDS = 120.0
 _NAME_BYTES = 20
 
 
@@ -28,7 +31,11 @@ class Listing:
         listing = cls()
         after: str | None = ""
         while after is not None:
-            page = await store.list_page("", after)
+            try:
+                with trio.fail_after(PAGE_SECONDS):
+                    page = await store.list_page("", after)
+            except trio.TooSlowError:
+                raise Unreachable("the account does not answer to a listing") from None
             for known in page.objects:
                 listing.add(known)
             after = page.next_after
@@ -48,9 +55,19 @@ class Listing:
 
     def size_of(self, key: str) -> int | None:
         """The size of an object, None if it was not there."""
+        at = self.find(key)
+        return None if at is None else self._sizes[at]
+
+    def find(self, key: str) -> int | None:
+        """The place of an object in the listing, None if it was not there."""
         name = _name(key)
         at = bisect_left(range(len(self)), name, key=self._name_at)
-        return self._sizes[at] if self._name_at(at) == name else None
+        return at if self._name_at(at) == name else None
+
+    def at(self, place: int) -> ObjectInfo:
+        """The object at a place of the listing."""
+        name = self._name_at(place).hex()
+        return ObjectInfo(f"{name[:2]}/{name[2:]}", self._sizes[place])
 
     def _name_at(self, at: int) -> bytes:
         return bytes(self._names[at * _NAME_BYTES : (at + 1) * _NAME_BYTES])

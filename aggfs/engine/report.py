@@ -135,7 +135,7 @@ def _warnings(volume: Volume) -> list[str]:
         found.append(f"{len(parts.stripes.troubles)} stripes cannot be sent: {text}")
     if parts.database.failure is not None:
         found.append(f"read-only: {parts.database.failure}")
-    return found
+    return found + volume.warnings()
 
 
 async def where(volume: Volume, arguments: Arguments) -> Answer:

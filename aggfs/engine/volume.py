@@ -1,7 +1,7 @@
 """A running volume: owns its parts, their tasks, and the verbs that commands ask of it."""
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -71,19 +71,22 @@ class Parts:
     publisher: Publisher
     checkpointer: Checkpointer
     readers: Works
+    writers: Works
     history: Retention
     allow_complete_copy: bool
     cache_limit_bytes: int
+    collect_after_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """What commands may ask of a volume, and what runs in its background, each by its name.
-    `status` shows its `figures` by their names."""
+    `status` shows its `figures` by their names, and its `warnings`."""
 
     verbs: Mapping[str, Verb] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    warnings: Callable[[], Iterable[str]] = tuple
 
 
 class Kernel(Protocol):
@@ -103,6 +106,7 @@ class Volume:
         self._verbs: dict[str, Verb] = {}
         self._more_jobs: dict[str, Job] = {}
         self._figures: dict[str, Callable[[], object]] = {}
+        self._warnings: list[Callable[[], Iterable[str]]] = []
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
@@ -113,10 +117,15 @@ class Volume:
         self._verbs.update(feature.verbs)
         self._more_jobs.update(feature.jobs)
         self._figures.update(feature.figures)
+        self._warnings.append(feature.warnings)
 
     def figures(self) -> dict[str, object]:
         """What the features have to say in the status."""
         return {name: figure() for name, figure in self._figures.items()}
+
+    def warnings(self) -> list[str]:
+        """What the features warn of."""
+        return [text for warnings in self._warnings for text in warnings()]
 
     def watched_by(self, kernel: Kernel) -> None:
         """The volume is mounted: tell the kernel what changes that it did not do."""
