@@ -32,7 +32,7 @@ from aggfs.cache.table import Table
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
 from aggfs.threads import in_thread
 
-COMMIT_SECONDS = 0.005
+COMMIT_SECONDS = 0.05  # what nobody waits for: a commit costs a sync, whatever it holds
 GENERATION_BYTES = 16 * 1024 * 1024
 MAP_BYTES = 256 * 1024 * 1024
 HEADROOM_BYTES = 8 * 1024 * 1024
@@ -236,7 +236,7 @@ class Database:
     # --- committing ---------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit for ever: at once when `durable` waits, else 5 ms after the first change.
+        """Commit for ever: at once when `durable` waits, else 50 ms after the first change.
 
         When cancelled, commits what was put until then and ends.
         """
