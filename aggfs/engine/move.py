@@ -32,7 +32,7 @@ from aggfs.engine.volume import Parts
 from aggfs.engine.works import Works
 from aggfs.errors import Damaged, NotFound, StoreError, Unreachable
 from aggfs.formats.record import Buffer
-from aggfs.model import AccountId, PutStripe
+from aggfs.model import AccountId, DropStripe, PutStripe
 from aggfs.placement.rebalance import Move, Spread, may_hold
 from aggfs.threads import in_slices
 
@@ -149,8 +149,14 @@ class Mover:
                 moving=(*beside, (index, source)),
             )
         )
-        self._parts.namespace.add_control(PutStripe(row))
+        if not self._is_dying(move.sid):
+            self._parts.namespace.add_control(PutStripe(row))
         return True
+
+    def _is_dying(self, sid: bytes) -> bool:
+        """Whether all were told that this stripe goes: a row now would bring it back to life."""
+        known = self._parts.tree.control(b"s" + sid)
+        return known is not None and isinstance(known.entry, DropStripe)
 
     # --- what is left beside ------------------------------------------------------------------
 

@@ -197,6 +197,7 @@ class Movement:
             while True:
                 try:
                     await self._tasks[row.kind].run(row.wanted, self._moved)
+                    await self._mover.settle()
                     break
                 except LocalDiskFailed:
                     raise

@@ -47,12 +47,12 @@ async def ask(volume: Volume, verb: str, **arguments: object) -> dict[str, objec
 
 
 def lying(place: Place) -> dict[str, dict[str, int]]:
-    """The size of every object, by account and key."""
+    """The size of every object, by account and key; what a killed writer left is none."""
     return {
         account.name: {
             str(path.relative_to(account.path)): path.stat().st_size
             for path in Path(account.path).rglob("*")
-            if path.is_file()
+            if path.is_file() and path.suffix != ".part"
         }
         for account in place.config.accounts
     }
@@ -77,7 +77,8 @@ def nothing_is_lost_or_left_over(volume: Volume, place: Place) -> None:
     """What lies in the accounts is what the rows name, to the byte of the ledger; all full."""
     held = lying(place)
     for account in volume.parts.accounts:
-        assert set(held[account.name]) == named(volume)[account.name], account.name
+        lying_there, should = set(held[account.name]), named(volume)[account.name]
+        assert lying_there == should, (account.name, lying_there - should, should - lying_there)
         used = volume.parts.accounts.ledger.used_bytes(account.id)
         assert sum(held[account.name].values()) == used, account.name
     states = volume.parts.blocks.stripes()

@@ -87,9 +87,9 @@ class LiveVolume:
         """Everything, or one path, into the accounts."""
         self.aggfs("flush", *([path] if path else ["--volume", self.name]))
 
-    def ask(self, verb: str) -> dict[str, Any]:
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """The daemon itself: what a command would ask, without starting one."""
-        return dict(call(socket_path(str(self.state)), verb))
+        return dict(call(socket_path(str(self.state)), verb, **arguments))
 
     def evict(self) -> None:
         """Nothing of the files stays here: not in the cache, not in the kernel."""
