@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from aggfs.engine.history import history
 from aggfs.engine.keeping import keeping
+from aggfs.engine.members import members
 from aggfs.engine.moving import moving
 from aggfs.engine.volume import Feature, Volume
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = (history, keeping, moving)
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (members, history, keeping, moving)

@@ -18,6 +18,7 @@ from aggfs.errors import AggfsError
 COMMANDS = {
     "account": "aggfs.cli.accounts",
     "audit": "aggfs.cli.audit",
+    "device": "aggfs.cli.devices",
     "evict": "aggfs.cli.paths",
     "flush": "aggfs.cli.paths",
     "gc": "aggfs.cli.keeping",

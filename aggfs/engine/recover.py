@@ -19,6 +19,7 @@ from aggfs.engine.accounts import Ledger
 from aggfs.engine.attend import HeaderRows
 from aggfs.engine.headers import replace_headers
 from aggfs.engine.identity import Identity
+from aggfs.engine.members import note_tips
 from aggfs.engine.refill import Refill
 from aggfs.engine.sources import Report, Source, identify, open_newest, survey
 from aggfs.errors import AggfsError, BadConfig, StoreError, Unreachable
@@ -144,6 +145,7 @@ class Recovery:
         Outbox(self._database).append(stamp, member)
         # What `publish.last_clock` reads: nothing this device does sorts before what it has seen.
         self._database.table("journal").put(b"clock", clock.last.to_bytes(8))
+        note_tips(self._database, self._refill.heads)
         return replace(opened.with_slot(slot), members=(*opened.members, member))
 
     async def put_header(self, opened: OpenedHeader, random_bytes: RandomBytes) -> None:

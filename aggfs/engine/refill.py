@@ -91,6 +91,7 @@ class Refill:
         self._blocks = Blocks(database)
         self.tree = LmdbTree(database)
         self.clock = 0  # the highest clock reading of all entries
+        self.heads: Mapping[bytes, Head] = {}  # by device: where its journal ended
         self.census = Census()
         self._reader = JournalReader(
             self._keys,
@@ -103,7 +104,7 @@ class Refill:
     async def run(self) -> None:
         """Fill it. Raises `TooFewFragments` where less than k fragments of something can be had,
         `Damaged` where a journal contradicts itself."""
-        heads = await self._heads()
+        heads = self.heads = await self._heads()
         tips = await self._load_checkpoint(heads.values())
         await self._replay(heads, tips)
         identify_by_heads(self._sources, self._keys, heads, self.accounts())

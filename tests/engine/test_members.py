@@ -1,0 +1,47 @@
+"""The devices of a volume, and taking one out that is lost."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aggfs.assemble import making
+from aggfs.errors import NoEntry, Refused
+from tests.support.running import flush, make_volume, new_file, running
+
+
+async def test_after_a_recovery_the_lost_device_can_be_taken_out(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", bytes(300_000))
+        await flush(volume)
+    shutil.rmtree(place.state)
+    state = tmp_path / "again"
+    state.mkdir()
+    config = await making.recover_volume(
+        place.accounts,
+        str(state),
+        secret=place.secret,
+        name="volume",
+        device_name="second",
+        report=lambda text: None,
+    )
+    lost = place.config.device.hex()
+    async with running(config, state) as volume:
+        listed = (await volume.control("device-list", {}))["devices"]
+        assert {one["name"]: (one["this"], one["lapsed"]) for one in listed} == {
+            place.config.device_name: (False, False),
+            "second": (True, False),
+        }
+        with pytest.raises(Refused):
+            await volume.control("device-lapse", {"device": "second"})
+        with pytest.raises(NoEntry):
+            await volume.control("device-lapse", {"device": "nobody"})
+        assert (await volume.control("gc", {}))["notes"]
+        await volume.control("device-lapse", {"device": lost})
+        await flush(volume)
+    async with running(config, state) as volume:
+        listed = (await volume.control("device-list", {}))["devices"]
+        assert [one["lapsed"] for one in listed if one["id"] == lost] == [True]
+        assert volume.parts.tree.members()[place.config.device].lapsed_after > 0
+        assert not (await volume.control("gc", {}))["notes"]
