@@ -7,11 +7,12 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
+from aggfs.cache.ownership import is_owned, wait_until_unowned
 from aggfs.cli import client
 from aggfs.cli.client import NotRunning
 from aggfs.cli.places import VolumePlace, place_meant, place_of
@@ -20,6 +21,7 @@ from aggfs.daemon.rendezvous import address_of
 from aggfs.errors import Busy, NoEntry
 
 END_SECONDS = 120.0
+LAST_DAEMON_SECONDS = 60.0
 
 
 class _TooLong(Exception):
@@ -103,6 +105,7 @@ def mount_at(
     config = assembling.load_config(place, options)
     check_fuse(allow_other=config.mount.allow_other)
     mountpoint = prepare(str(directory))
+    _let_the_last_daemon_end(place)
 
     def work(ready: Callable[[], None]) -> None:
         logging.basicConfig(
@@ -118,6 +121,19 @@ def mount_at(
     else:
         background.start(work, str(place.log_path))
         tell()
+
+
+def _let_the_last_daemon_end(place: VolumePlace) -> None:
+    """One whose folder is gone may still bring something to the accounts, or onto the disk.
+
+    Whoever has the volume open after this time is told of by the one who needs it next.
+    """
+    state = str(place.state_directory / "database")
+    if not is_owned(state):
+        return
+    click.echo(f"waiting until the last daemon of {place.name} has ended", err=True)
+    with suppress(_TooLong), _deadline(LAST_DAEMON_SECONDS):
+        wait_until_unowned(state)
 
 
 def is_mounted_on(place: VolumePlace, directory: Path) -> bool:

@@ -3,6 +3,8 @@
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from aggfs.cli import credentials
 from aggfs.config import AccountConfig
 from aggfs.errors import BadConfig
 from aggfs.model import AccountId
-from tests.support.commands import Home, a_home
+from tests.support.commands import PROGRAM, TOP, Home, a_home
 from tests.support.mounting import needs_fuse
 
 DATA = os.urandom(1_000_000)
@@ -31,6 +33,14 @@ def mount(user: Home, *options: str) -> int:
     """Mount; a descriptor of the daemon's process."""
     user.aggfs("mount", "photos", user.path / "folder", *options)
     return os.pidfd_open(user.json("status")["pid"])
+
+
+def insist(daemon: int) -> None:
+    """Signal until it has ended: signals of one moment are one wish."""
+    for _ in range(END_SECONDS):
+        signal.pidfd_send_signal(daemon, signal.SIGTERM)
+        if select.select([daemon], [], [], 1)[0]:
+            return
 
 
 def wait_for_end(daemon: int) -> None:
@@ -60,10 +70,7 @@ def test_a_later_signal_ends_the_lingering_and_the_next_start_has_everything(use
     for index in range(2):  # fewer than k accounts are left
         (user.path / f"account{index}").rename(user.path / f"away{index}")
     (user.path / "folder" / "file").write_bytes(DATA)
-    for _ in range(END_SECONDS):
-        signal.pidfd_send_signal(daemon, signal.SIGTERM)
-        if select.select([daemon], [], [], 1)[0]:
-            break
+    insist(daemon)
     wait_for_end(daemon)
     for index in range(2):
         (user.path / f"away{index}").rename(user.path / f"account{index}")
@@ -72,6 +79,29 @@ def test_a_later_signal_ends_the_lingering_and_the_next_start_has_everything(use
     user.aggfs("umount", "photos")
     wait_for_end(again)
     assert bytes_in_accounts(user) > 1.5 * len(DATA)
+
+
+@needs_fuse
+def test_the_next_mount_waits_for_a_daemon_that_lingers(user: Home):
+    daemon = mount(user, "--linger", "1000000")
+    for index in range(2):
+        (user.path / f"account{index}").rename(user.path / f"away{index}")
+    (user.path / "folder" / "file").write_bytes(DATA)
+    subprocess.run(["fusermount3", "-u", user.path / "folder"], check=True, timeout=60)
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "mount", "photos", str(user.path / "folder")],
+        env=user.environment(),
+        cwd=TOP,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as next_mount:
+        assert next_mount.stderr is not None
+        assert "until the last daemon of photos has ended" in next_mount.stderr.readline()
+        insist(daemon)
+        wait_for_end(daemon)
+        assert next_mount.wait(60) == 0
+    assert (user.path / "folder" / "file").read_bytes() == DATA
+    user.aggfs("umount", "photos", "--now")
 
 
 @needs_fuse
