@@ -1,13 +1,15 @@
-"""Commands that keep a volume clean and whole: gc."""
+"""Commands that keep a volume clean and whole: gc, scrub."""
 
 import json
 from typing import Any
 
 import click
 
-from aggfs.cli import show
+from aggfs.cli import exits, show
 from aggfs.cli.asking import ask
 from aggfs.cli.places import place_meant
+
+_FAULTS_SHOWN = 20
 
 
 @click.command()
@@ -39,3 +41,55 @@ def _gc_text(answer: dict[str, Any], *, dry_run: bool) -> str:
             text = f"{account['strays']} objects ({show.size(account['stray_bytes'])}) lie astray"
             lines.append(f"account {account['name']}: {text}, {account['deleted']} deleted")
     return "\n".join(lines + [f"note: {note}" for note in answer["notes"]])
+
+
+@click.command()
+@click.argument("volume", required=False)
+@click.option("full", "--full", is_flag=True, help="Read and check every fragment, byte for byte.")
+@click.option("--listing", is_flag=True, help="Only compare listings with what should be there.")
+@click.option("--repair", is_flag=True, help="Make again what is missing or damaged.")
+@click.option("as_json", "--json", is_flag=True, help="For programs.")
+def scrub(volume: str | None, full: bool, listing: bool, repair: bool, as_json: bool) -> int:
+    """Look for what should lie in the accounts. Fails if something is left to repair."""
+    if full and listing:
+        raise click.UsageError("--full reads, --listing does not: choose one")
+    answer = ask(place_meant(volume), "scrub", full=full, repair=repair)
+    click.echo(json.dumps(answer) if as_json else _scrub_text(answer))
+    return exits.FAILED if _is_left(answer) else exits.DONE
+
+
+def _is_left(answer: dict[str, Any]) -> bool:
+    records = sum(answer["records"].values())
+    repaired = answer["repaired_fragments"] + answer["repaired_records"]
+    return bool(answer["left_out"]) or answer["fault_count"] + records > repaired
+
+
+def _scrub_text(answer: dict[str, Any]) -> str:
+    read = f", {show.size(answer['read_bytes'])} read" if answer["read_bytes"] else ""
+    lines = [f"{answer['stripes']} stripes, {answer['fragments']} fragments looked at{read}"]
+    if answer["went_on"]:
+        lines.append("reading went on where it was stopped")
+    lines += [
+        f"account {fault['account']}: fragment {fault['fragment']} of stripe {fault['stripe']}"
+        f" is {fault['what']}"
+        for fault in answer["faults"][:_FAULTS_SHOWN]
+    ]
+    if answer["fault_count"] > _FAULTS_SHOWN:
+        lines.append(f"... {answer['fault_count']} faults in all")
+    lines += [
+        f"account {name}: {count} objects of journal and header are missing or damaged"
+        for name, count in answer["records"].items()
+    ]
+    lines += [
+        f"account {name} is left out, nothing is known of it: {text}"
+        for name, text in answer["left_out"].items()
+    ]
+    if answer["repaired_fragments"] or answer["repaired_records"]:
+        size = show.size(answer["repaired_bytes"])
+        lines.append(
+            f"made again: {answer['repaired_fragments']} fragments and"
+            f" {answer['repaired_records']} objects of journal and header, {size} moved"
+        )
+    elif not (answer["fault_count"] or answer["records"]):
+        lines.append("everything is as it should be")
+    return "\n".join(lines)

@@ -29,6 +29,7 @@ COMMANDS = {
     "rebalance": "aggfs.cli.moving",
     "recover": "aggfs.cli.making",
     "restore": "aggfs.cli.history",
+    "scrub": "aggfs.cli.keeping",
     "status": "aggfs.cli.status",
     "umount": "aggfs.cli.mounting",
     "up": "aggfs.cli.making",

@@ -24,6 +24,7 @@ from aggfs.daemon.folder import Folder
 from aggfs.daemon.herald import Herald
 from aggfs.daemon.rendezvous import socket_path
 from aggfs.daemon.systemd import NOBODY, ServiceManager
+from aggfs.engine.progress import listening
 from aggfs.errors import AggfsError, Busy
 from aggfs.mount.invalidate import KernelCaches
 from aggfs.mount.operations import VolumeOperations
@@ -153,7 +154,8 @@ class Verbs:
             return {}
         if verb == "kernel":
             return self._folder.held()
-        return await self._volume.control(verb, arguments)
+        with listening(progress):
+            return await self._volume.control(verb, arguments)
 
     def _linger_for(self, arguments: dict[str, object]) -> float:
         return 0.0 if arguments.get("now") else self.linger_seconds

@@ -63,9 +63,11 @@ class Ledger:
             self._objects.delete(key)
         self._used.delete(account)
 
-    def has_object(self, account: AccountId, key: str) -> bool:
-        """Whether it is one of the account's objects that are no data fragments."""
-        return self._objects.get(account + key.encode()) is not None
+    def object_bytes(self, account: AccountId, key: str) -> int | None:
+        """The size of one of the account's objects that are no data fragments, None if there is
+        no such object."""
+        value = self._objects.get(account + key.encode())
+        return None if value is None else int.from_bytes(value)
 
     def objects(self, account: AccountId) -> list[tuple[str, int]]:
         """(key, size in bytes) of the account's objects that are no data fragments."""

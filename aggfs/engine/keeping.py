@@ -1,7 +1,7 @@
-"""What keeps a volume clean, as a feature: the verb `gc`, and the job behind it.
+"""What keeps a volume clean and whole, as a feature: the verbs `gc` and `scrub`, and their jobs.
 
 What nothing refers to is looked for twice an hour, what lies astray once a day; what has begun
-goes on in between.
+goes on in between. Once a day all accounts are listed, and a thirtieth of all stripes is read.
 """
 
 import logging
@@ -11,12 +11,18 @@ from dataclasses import asdict
 import trio
 
 from aggfs.engine.collect import Collector
+from aggfs.engine.mend import Mended, Mender
+from aggfs.engine.progress import tell
+from aggfs.engine.scrub import Findings, Scrubber
 from aggfs.engine.strays import Strays
 from aggfs.engine.upkeep import DAY_SECONDS, Upkeep
 from aggfs.engine.volume import Feature, Parts, Volume
 from aggfs.errors import Busy, StoreError
 
-COLLECTION, STRAYS = "collection", "looking for strays"
+COLLECTION, STRAYS, SCRUB = "collection", "looking for strays", "scrub"
+SAMPLE_PARTS = 30
+SCRUB_PAUSE_SECONDS = 600.0
+FAULTS_TOLD = 1000
 ADVANCE_SECONDS = 30.0
 ADVANCES = 60
 logger = logging.getLogger(__name__)
@@ -32,7 +38,10 @@ class Keeper:
         self._upkeep = upkeep
         self.collector = Collector(parts, upkeep)
         self._strays = Strays(parts, upkeep)
+        self._scrubber = Scrubber(parts, upkeep)
+        self._mender = Mender(parts)
         upkeep.expect(COLLECTION, DAY_SECONDS)
+        upkeep.expect(SCRUB, 3 * DAY_SECONDS)
         upkeep.expect(STRAYS, 3 * DAY_SECONDS)
 
     async def run(self) -> None:
@@ -73,14 +82,78 @@ class Keeper:
             await self._parts.database.durable()
         return {**asdict(found), **self.collector.figures(), "accounts": accounts}
 
+    # --- scrub --------------------------------------------------------------------------------
+
+    async def scrub_for_ever(self) -> None:
+        """Once a day, list all and read some; what is found is repaired."""
+        while True:
+            await trio.sleep(SCRUB_PAUSE_SECONDS)
+            if (self._upkeep.age_seconds(SCRUB) or 0.0) < DAY_SECONDS:
+                continue
+            listed = await self._scrubber.by_listing(repair=True)
+            await self._mend(listed)
+            read = await self._scrubber.sample(SAMPLE_PARTS)
+            for fault in (*listed.faults, *read.faults):
+                logger.warning(
+                    "fragment %d of stripe %s was %s at account %s",
+                    *(fault.index, fault.sid.hex(), fault.what, fault.account),
+                )
+            if not listed.left_out:
+                self._upkeep.done(SCRUB)
+
+    async def _mend(self, found: Findings) -> Mended:
+        if not found.records:
+            return Mended()
+        tell("the journal is made whole")
+        return await self._mender.mend(found.records)
+
+    async def scrub(self, volume: Volume, arguments: Mapping[str, object]) -> Answer:
+        """Look for what should lie in the accounts, by listing or (`full`) by reading all of it;
+        with `repair`, make again what does not."""
+        repair = bool(arguments.get("repair"))
+        found = await self._scrubber.by_listing(repair=repair)
+        mended = await self._mend(found) if repair else Mended()
+        read = Findings()
+        if arguments.get("full"):
+            read = await self._scrubber.by_reading(repair=repair)
+        if mended.objects:
+            await volume.control("look", {})
+        if not (found.left_out or read.left_out):
+            self._upkeep.done(SCRUB)
+        await self._parts.database.durable()
+        # What was repaired after the listing is found good by the reading.
+        faults = list(dict.fromkeys((*found.faults, *read.faults)))
+        return {
+            "stripes": found.stripes,
+            "fragments": max(found.fragments, read.fragments),
+            "read_bytes": read.read_bytes,
+            "went_on": read.went_on,
+            "faults": [
+                {
+                    "stripe": fault.sid.hex(),
+                    "fragment": fault.index,
+                    "account": fault.account,
+                    "what": fault.what,
+                }
+                for fault in faults[:FAULTS_TOLD]
+            ],
+            "fault_count": len(faults),
+            "records": {name: len(keys) for name, keys in found.records.items()},
+            "left_out": {**found.left_out, **read.left_out},
+            "repaired_fragments": found.repaired_fragments + read.repaired_fragments,
+            "repaired_records": mended.objects,
+            "repaired_bytes": found.repaired_bytes + read.repaired_bytes + mended.sent_bytes,
+            "left_records": mended.left,
+        }
+
 
 def keeping(volume: Volume) -> Feature:
     """The feature of one volume."""
     upkeep = Upkeep(volume.parts.database, volume.parts.wall_ns)
     keeper = Keeper(volume.parts, upkeep)
     return Feature(
-        verbs={"gc": keeper.gc},
-        jobs={"collecting": keeper.run},
+        verbs={"gc": keeper.gc, "scrub": keeper.scrub},
+        jobs={"collecting": keeper.run, "scrubbing": keeper.scrub_for_ever},
         figures={"collection": keeper.collector.figures, "upkeep": upkeep.ages},
         warnings=upkeep.overdue,
     )

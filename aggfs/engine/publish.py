@@ -169,7 +169,7 @@ class Publisher:
         pause = ROUND_SECONDS
         while True:
             await trio.sleep(pause)
-            if not (len(self._outbox) or self.pending() or self._heads_behind()):
+            if not (len(self._outbox) or self.pending() or self.heads_behind()):
                 continue
             try:
                 await self.publish()
@@ -246,7 +246,7 @@ class Publisher:
         if ends != state.published:
             state = msgspec.structs.replace(state, count=state.count + 1)
             self._put_state(state)
-        behind = [account for account in self._heads_behind() if account.id in self._asked]
+        behind = [account for account in self.heads_behind() if account.id in self._asked]
         if not behind:
             return
         await self._database.durable()
@@ -346,6 +346,10 @@ class Publisher:
             )
         )
 
+    def forget_head(self, account: bytes) -> None:
+        """An account has lost its head: it is put there again with the next round."""
+        self._heads.pop(account, None)
+
     def _heads_at(self, count: int) -> int:
         """How many providers have this head."""
         return self._providers(lambda account: self._heads.get(account.id) == count)
@@ -358,7 +362,7 @@ class Publisher:
         """How many providers are more than may vanish."""
         return min(self._providers(lambda _: True), self._vanishing + 1)
 
-    def _heads_behind(self) -> list[Account]:
+    def heads_behind(self) -> list[Account]:
         """The accounts that do not know, or may forget, where the journal ends."""
         count, now = self.state.count, trio.current_time()
         return [

@@ -4,7 +4,7 @@ Graces run on the seconds that the volume was open here: no clock that is set wr
 a year, makes them shorter. Ages are for people, and for the alarm when a job stops silently.
 
 Table `upkeep`: b"seconds" -> u64, how long it has worked; b"d" + name -> u64, when (nanoseconds
-since 1970) a job was last done, or first expected.
+since 1970) a job was last done, or first expected; b"p" + name -> where something has come to.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from aggfs.cache.database import Database
 
 TABLES = ("upkeep",)
 DAY_SECONDS = 86400.0
-_SECONDS, _DONE = b"seconds", b"d"
+_SECONDS, _DONE, _PLACE = b"seconds", b"d", b"p"
 
 
 class Upkeep:
@@ -54,6 +54,14 @@ class Upkeep:
         """How long ago it was done, or first expected; None where it never was."""
         value = self._table.get(_DONE + name.encode())
         return None if value is None else max(0, self._wall_ns() - int.from_bytes(value)) / 1e9
+
+    def place(self, name: str) -> bytes:
+        """Where something long has come to, b"" at its beginning."""
+        return self._table.get(_PLACE + name.encode()) or b""
+
+    def put_place(self, name: str, place: bytes) -> None:
+        """It has come to this place."""
+        self._table.put(_PLACE + name.encode(), place)
 
     def ages(self) -> dict[str, float | None]:
         """The age of each job that is expected."""

@@ -1,72 +1,27 @@
 """What nothing refers to any more leaves the accounts, and nothing else does."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
-from aggfs.config import MountConfig
 from aggfs.engine.volume import Volume
 from aggfs.errors import Busy
-from aggfs.model import DropStripe, InodeRow, PutStripe, VersionRow
+from aggfs.model import DropStripe, PutStripe, VersionRow
 from aggfs.stores.faulty import Fault, FaultKind
-from tests.support.faults import DOWN, Ground, flushed, new_ground, until_full
-from tests.support.running import running
+from tests.support.faults import DOWN, flushed, new_ground, until_full
+from tests.support.keeping import (
+    GRACE_SECONDS,
+    forget,
+    fragment_keys,
+    gc,
+    ledger,
+    lying,
+    opened,
+    stored,
+)
 from tests.support.stripes import content
-
-GRACE_SECONDS = 300
-
-
-@asynccontextmanager
-async def opened(ground: Ground, grace_seconds: int = 0) -> AsyncIterator[Volume]:
-    mount = MountConfig(collect_after_seconds=grace_seconds)
-    config = replace(ground.place.config, mount=mount)
-    store = ground.clouds.open_store
-    async with running(config, ground.place.state, open_store=store) as volume:
-        yield volume
-
-
-async def stored(ground: Ground, volume: Volume, name: bytes) -> InodeRow:
-    """A file that is in all its accounts."""
-    row = await ground.write_file(volume, name)
-    await flushed(volume)
-    await until_full(volume)
-    return volume.namespace.by_number(row.number)
-
-
-async def forget(ground: Ground, volume: Volume, name: bytes) -> None:
-    """The file is unlinked, and no history of it is kept."""
-    row = volume.namespace.unlink(1, name)
-    volume.namespace.drop_unlinked(row.number)
-    volume.parts.tree.drop_inode(row.inode)
-    ground.files.pop(name)
-    await flushed(volume)
-
-
-async def gc(volume: Volume, **arguments: object) -> dict[str, object]:
-    with trio.fail_after(600):
-        return await volume.control("gc", arguments)
-
-
-def fragment_keys(ground: Ground, volume: Volume, row: InodeRow) -> set[tuple[str, str]]:
-    sids = set(volume.sids_of(row))
-    return {at for (sid, _), at in ground.fragments(volume).items() if sid in sids}
-
-
-def lying(ground: Ground) -> dict[str, int]:
-    """Bytes that really lie in each account."""
-    return {
-        name: sum(map(len, objects.values())) for name, objects in ground.clouds.contents().items()
-    }
-
-
-def ledger(volume: Volume) -> dict[str, int]:
-    accounts = volume.parts.accounts
-    return {one.name: accounts.ledger.used_bytes(one.id) for one in accounts}
 
 
 async def test_what_nothing_refers_to_goes_and_the_ledger_says_so(

@@ -4,25 +4,22 @@ from pathlib import Path
 
 import trio
 
+from aggfs.engine.volume import Volume
 from aggfs.stores.faulty import Fault, FaultKind
-from tests.engine.test_collect import GRACE_SECONDS, gc, ledger, lying, opened, stored
-from tests.support.faults import DOWN, Ground, flushed, new_ground, until_full
+from tests.support.faults import DOWN, Ground, new_ground, until_full
+from tests.support.keeping import GRACE_SECONDS, forget, gc, ledger, lying, opened, stored
 
 HALF = "f" * 2 + "/" + "0" * 38
 
 
-async def with_a_stray(ground: Ground, volume: object, name: bytes) -> tuple[str, str, bytes]:
+async def with_a_stray(ground: Ground, volume: Volume, name: bytes) -> tuple[str, str, bytes]:
     """A file is collected, and then a put of it that was long given up arrives."""
     row = await stored(ground, volume, name)
     fragments = ground.fragments(volume)
     sids = set(volume.sids_of(row))
     account, key = next(at for (sid, _), at in sorted(fragments.items()) if sid in sids)
     data = ground.read_object(account, key)
-    volume.namespace.unlink(1, name)
-    volume.namespace.drop_unlinked(row.number)
-    volume.parts.tree.drop_inode(row.inode)
-    ground.files.pop(name)
-    await flushed(volume)
+    await forget(ground, volume, name)
     await gc(volume)
     await trio.sleep(GRACE_SECONDS)
     await gc(volume)
