@@ -68,15 +68,19 @@ class MountConfig:
     """How this device mounts the volume.
 
     `cache_limit_bytes` bounds what is kept of clean files, `staging_limit_bytes` what waits for
-    upload (dirty and staged) before writers are slowed down. `fsync` and `close` say what these
-    calls wait for: the local disk, or the accounts. A read that finds too few fragments fails
+    upload (dirty and staged) before writers are slowed down; None: as the disk allows.
+    `minimum_free_bytes` of the local disk are left to others. What nobody waits for (repair,
+    pins) takes `background_rate_bytes` a second, 0: what there is. `fsync` and `close` say what
+    these calls wait for: the local disk, or the accounts. A read that finds too few fragments fails
     after `read_deadline_seconds`. What nothing refers to any more is deleted from the accounts
     `collect_after_seconds` after they were told.
     """
 
     cache_encryption: bool = True
-    cache_limit_bytes: Size = Size(20 << 30)
-    staging_limit_bytes: Size = Size(8 << 30)
+    cache_limit_bytes: Size | None = None
+    staging_limit_bytes: Size | None = None
+    minimum_free_bytes: Size = Size(1 << 30)
+    background_rate_bytes: Size = Size(0)
     fsync: str = "local"
     close: str = "local"
     read_deadline_seconds: int = 30
@@ -395,7 +399,7 @@ def _mount_faults(mount: MountConfig) -> Iterator[str]:
         yield f"mount.read_deadline_seconds: must be at least {READ_DEADLINE_MINIMUM_SECONDS}"
     if mount.collect_after_seconds < 0:
         yield "mount.collect_after_seconds: must not be negative"
-    if mount.staging_limit_bytes < 64 << 20:
+    if mount.staging_limit_bytes is not None and mount.staging_limit_bytes < 64 << 20:
         yield "mount.staging_limit: must be at least 64 MiB"
 
 

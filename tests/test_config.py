@@ -103,8 +103,10 @@ configs = st.builds(
     mount=st.builds(
         MountConfig,
         cache_encryption=st.booleans(),
-        cache_limit_bytes=sizes,
-        staging_limit_bytes=sizes.map(lambda size: Size(size + (64 << 20))),
+        cache_limit_bytes=st.none() | sizes,
+        staging_limit_bytes=st.none() | sizes.map(lambda size: Size(size + (64 << 20))),
+        minimum_free_bytes=sizes,
+        background_rate_bytes=sizes,
         fsync=st.sampled_from(["local", "cloud"]),
         close=st.sampled_from(["local", "cloud"]),
         read_deadline_seconds=st.integers(10, 1000),
@@ -125,7 +127,7 @@ def test_a_good_configuration_is_read_with_its_defaults():
     assert config.accounts[0].quota_bytes == 10 << 30
     assert config.accounts[1].quota_bytes == 0
     assert config.mount == MountConfig(fsync="cloud")
-    assert config.mount.staging_limit_bytes == 8 << 30
+    assert config.mount.staging_limit_bytes is None
     assert config.mount.cache_encryption
 
 

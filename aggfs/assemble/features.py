@@ -6,10 +6,11 @@ volume, uses its parts, and nothing of the volume knows it.
 
 from collections.abc import Callable
 
+from aggfs.engine.caching import caching
 from aggfs.engine.history import history
 from aggfs.engine.keeping import keeping
 from aggfs.engine.members import members
 from aggfs.engine.moving import moving
 from aggfs.engine.volume import Feature, Volume
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = (members, history, keeping, moving)
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (caching, members, history, keeping, moving)

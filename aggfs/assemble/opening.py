@@ -16,6 +16,7 @@ from aggfs.cache import sums
 from aggfs.cache import tree as tree_tables
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.database import Database
+from aggfs.cache.disk import disk_bytes, free_bytes
 from aggfs.cache.files import SparseFiles, allow_descriptors
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.staging import Staging
@@ -23,11 +24,12 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.cipher import XtsUnit
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
-from aggfs.config import AccountConfig, Config, Size, account_from
+from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
 from aggfs.engine import attend, dying, movement, publish, report, strays, upkeep
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
+from aggfs.engine import pins as pin_table
 from aggfs.engine.accounts import Account, Accounts, Ledger
 from aggfs.engine.attend import Attendant
 from aggfs.engine.capture import Capture
@@ -42,9 +44,10 @@ from aggfs.engine.identity import Identity, keep_cache_form, load_header, save_h
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
+from aggfs.engine.pace import Pace
 from aggfs.engine.publish import Publisher, Writer
 from aggfs.engine.repair import Repairs
-from aggfs.engine.room import Bounds, Room
+from aggfs.engine.room import Bounds, Limits, Room, limits_on
 from aggfs.engine.segments import Sealer, Segments
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.volume import Feature, Parts, Volume
@@ -74,6 +77,7 @@ TABLES = (
     *movement.TABLES,
     *publish.TABLES,
     *strays.TABLES,
+    *pin_table.TABLES,
     *tree_tables.TABLES,
     *upkeep.TABLES,
     outbox_table.TABLE,
@@ -147,7 +151,11 @@ class _Assembly:
             random_bytes=self.world.random_bytes,
             on_dropped=lambda row: self.open_files.forget(row),
         )
-        self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging)
+        self.limits = self._limits()
+        self.waited_for = Works()
+        self.pace = Pace(self.waited_for)
+        self.pace.bytes_per_second = self.limits.background_rate
+        self.repairs = Repairs(keys, self.accounts, self.blocks, self.staging, turn=self.pace.turn)
         self.readers = Works()
         self.writers = Works()
         self.fetcher = Fetcher(
@@ -218,19 +226,31 @@ class _Assembly:
             return None
         return XtsUnit(self.keys.local_key(b"cache" + inode))
 
+    def _limits(self) -> Limits:
+        mount = self.config.mount
+        return limits_on(
+            disk_bytes(self.state),
+            staging=mount.staging_limit_bytes,
+            cache=mount.cache_limit_bytes,
+            minimum_free=mount.minimum_free_bytes,
+            rate=mount.background_rate_bytes,
+        )
+
     def _bounds(self) -> Bounds:
         used, states = self.policy.storage_class, self.accounts.states()
         free = usable_free_bytes(states, n=used.n, k=used.k, q=self.policy.per_provider)
         dirty = self.open_files.dirty_bytes
-        limit = self.config.mount.staging_limit_bytes
+        limit = self.limits.staging_bytes
         cramped = self.database.low_on_space and not self.database.restore_headroom()
         if cramped or self.open_files.edited_count > self.edits_limit:
-            limit = Size(0)
+            limit = 0
         free = free * PADDED_FREE // 16
-        return Bounds(free - dirty, limit - dirty - self.staging.size_bytes)
+        spare = free_bytes(self.state) - self.limits.minimum_free_bytes
+        return Bounds(free - dirty, limit - dirty - self.staging.size_bytes, spare)
 
     async def _wait_for_progress(self) -> None:
         self.capture.press()
+        self.local.press()
         with trio.move_on_after(1.0):
             await self.stripes.wait_change()
 
@@ -294,7 +314,7 @@ class _Assembly:
             self.stripes,
             self.staging,
             compression=self.policy.storage_class.compression,
-            staging_limit_bytes=self.config.mount.staging_limit_bytes,
+            staging_limit_bytes=self.limits.staging_bytes,
             writers=self.writers,
             random_bytes=self.world.random_bytes,
         )
@@ -324,7 +344,9 @@ class _Assembly:
             writers=self.writers,
             history=retention(**asdict(self.config.history)),
             allow_complete_copy=self.opened.policy.allow_complete_copy,
-            cache_limit_bytes=self.config.mount.cache_limit_bytes,
+            limits=self.limits,
+            pace=self.pace,
+            disk_free_bytes=partial(free_bytes, self.state),
             collect_after_seconds=self.config.mount.collect_after_seconds,
         )
         surroundings = Surroundings(

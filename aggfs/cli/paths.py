@@ -15,15 +15,15 @@ from aggfs.cli.asking import ask
 from aggfs.cli.places import VolumePlace, place_meant, target_meant
 
 _json_option = click.option("as_json", "--json", is_flag=True, help="For programs.")
-_volume_option = click.option("--volume", metavar="NAME", help="The volume, where no PATH says it.")
+volume_option = click.option("--volume", metavar="NAME", help="The volume, where no PATH says it.")
 
 
 @click.command()
 @click.argument("path", required=False)
-@_volume_option
+@volume_option
 def flush(path: str | None, volume: str | None) -> None:
     """Bring PATH, or everything, into the accounts; returns when it is stored and published."""
-    place, arguments = _meant(path, volume)
+    place, arguments = meant(path, volume)
     ask(place, "flush", **arguments)
 
 
@@ -39,11 +39,11 @@ def where(path: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", required=False)
-@_volume_option
+@volume_option
 @_json_option
 def why(path: str | None, volume: str | None, as_json: bool) -> None:
     """Show which providers may fail before PATH, or anything, is lost."""
-    place, arguments = _meant(path, volume)
+    place, arguments = meant(path, volume)
     _tell(ask(place, "why", **arguments), _why_text, as_json=as_json)
 
 
@@ -59,18 +59,21 @@ def holes(path: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", required=False)
-@_volume_option
-def evict(path: str | None, volume: str | None) -> None:
+@volume_option
+@click.option("--force", is_flag=True, help="Also what is pinned; it is brought again then.")
+def evict(path: str | None, volume: str | None, force: bool) -> None:
     """Drop the local copy of PATH, or of everything, as far as the accounts have it."""
-    place, arguments = _meant(path, volume)
-    answer = ask(place, "evict", **arguments)
+    place, arguments = meant(path, volume)
+    answer = ask(place, "evict", force=force, **arguments)
+    pinned = answer["pinned_files"]
     click.echo(
         f"evicted {show.size(answer['evicted_bytes'])},"
         f" kept {show.size(answer['kept_bytes'])} that the accounts do not have yet"
+        + (f", left {pinned} pinned files alone (--force takes them too)" if pinned else "")
     )
 
 
-def _meant(path: str | None, volume: str | None) -> tuple[VolumePlace, dict[str, Any]]:
+def meant(path: str | None, volume: str | None) -> tuple[VolumePlace, dict[str, Any]]:
     """The volume, and the arguments of a verb whose path may be left out."""
     if path is None:
         return place_meant(volume), {}

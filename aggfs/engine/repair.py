@@ -12,7 +12,7 @@ that is bad once more after it was made again waits, twice as long each time.
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,8 +57,16 @@ class Repairs:
     """The stripes that lack fragments and are no longer staged here. On the loop."""
 
     def __init__(
-        self, keys: VolumeKeys, accounts: Accounts, blocks: Blocks, staging: Staging
+        self,
+        keys: VolumeKeys,
+        accounts: Accounts,
+        blocks: Blocks,
+        staging: Staging,
+        *,
+        turn: Callable[[int], Awaitable[None]],
     ) -> None:
+        """`turn` returns when so many bytes may be moved for what nobody waits for."""
+        self._turn = turn
         self._keys = keys
         self._accounts = accounts
         self._blocks = blocks
@@ -117,6 +125,8 @@ class Repairs:
     async def remake(self, sid: bytes, indices: tuple[int, ...]) -> Mapping[int, list[Buffer]]:
         """Fragments of a stripe made of k good ones: the same bytes as ever. Raises as `repair`.
         The caller holds the stripe."""
+        row = self._state(sid).row
+        await self._turn(row.k * codec.fragment_bytes(row.sealed_bytes, row.k))
         good = await self._good_fragments(sid)
         return await in_thread(self._make, self._state(sid), good, indices)
 

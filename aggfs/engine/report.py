@@ -1,4 +1,4 @@
-"""What commands ask a running volume: status, where, why, holes, evict."""
+"""What commands ask a running volume: status, where, why, holes."""
 
 import os
 from collections import Counter
@@ -260,21 +260,10 @@ async def checkpoint(volume: Volume, arguments: Arguments) -> Answer:
     return {"parts": await volume.parts.checkpointer.make()}
 
 
-async def evict(volume: Volume, arguments: Arguments) -> Answer:
-    """Drop clean bytes of a file, or of all, that the accounts have."""
-    if "path" in arguments:
-        numbers = list(volume.namespace.numbers_under(volume.row_at(arguments).number))
-    else:
-        numbers = list(volume.parts.local.cached())
-    evicted, kept = await volume.parts.local.evict(numbers)
-    return {"evicted_bytes": evicted, "kept_bytes": kept}
-
-
 VERBS = {
     "status": status,
     "where": where,
     "why": why,
     "holes": holes,
     "checkpoint": checkpoint,
-    "evict": evict,
 }

@@ -24,8 +24,10 @@ from aggfs.engine.jobs import Job, Jobs
 from aggfs.engine.local import LocalCopies
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFiles
+from aggfs.engine.pace import Pace
 from aggfs.engine.publish import Publisher
 from aggfs.engine.repair import Repairs
+from aggfs.engine.room import Limits
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
@@ -74,7 +76,9 @@ class Parts:
     writers: Works
     history: Retention
     allow_complete_copy: bool
-    cache_limit_bytes: int
+    limits: Limits
+    pace: Pace
+    disk_free_bytes: Callable[[], int]
     collect_after_seconds: int
 
 
@@ -193,11 +197,9 @@ class Volume:
             await account.store.aclose()
 
     async def _tidy(self) -> None:
-        """Now and then: ask accounts that can tell how much room they have, and keep the local
-        copies within their limit."""
+        """Now and then: ask accounts that can tell how much room they have."""
         while True:
             await self.parts.accounts.ask_space()
-            await self.parts.local.keep_within(self.parts.cache_limit_bytes)
             while self.parts.sparse_files.sweep(SWEPT_ROWS):
                 await self.parts.database.durable()
             await trio.sleep(SPACE_SECONDS)

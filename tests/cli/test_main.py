@@ -147,7 +147,7 @@ def test_a_running_daemon_spares_the_commands_their_imports(home, verb):
     make_known("photos")
     answers = {
         "flush": {},
-        "evict": {"evicted_bytes": 1, "kept_bytes": 0},
+        "evict": {"evicted_bytes": 1, "kept_bytes": 0, "pinned_files": 0},
         "why": {"stripes": 1, "at_risk": 0, "lost": 0, "any": 1, "providers": []},
     }
     with answering(place_of("photos").socket_path, answers):
