@@ -59,7 +59,7 @@ class SparseFile:
         self._new_ranges = new_ranges
         self._after_commit = after_commit
         self._lock = threading.Lock()
-        self._syncing = FileSync(raw, sidecar, self._lock, sync_names)
+        self.syncing = FileSync(raw, sidecar, self._lock, sync_names)
         self._presence = Presence(new_ranges, raw.granule)
         self._loaded = new_ranges()
         self._frozen: FrozenBytes | None = None
@@ -222,7 +222,7 @@ class SparseFile:
                 self._prove(offset, end)
                 self._sidecar.mark(offset, end)
                 self._version += 1
-                self._syncing.needed = True
+                self.syncing.needed = True
                 self._put(offset, data, raw)
             except OSError as error:
                 self._presence.spoilt(offset, end)
@@ -241,7 +241,7 @@ class SparseFile:
                 self._prove(start, end)
                 for part in self._presence.clean.intersect(start, end):
                     self._sidecar.mark(*part)
-                    self._syncing.needed = True
+                    self.syncing.needed = True
                     self._presence.written(*part)
                     if self._frozen is not None:
                         self._frozen.newer.add(*part)
@@ -421,7 +421,7 @@ class SparseFile:
             if self._retired:
                 return
             cleaned.remove_all(self._presence.dirty)
-            self._syncing.needed = True
+            self.syncing.needed = True
             # A mark that stays for want of disk space makes an edit be sent twice, no worse.
             with contextlib.suppress(OSError):
                 self._sidecar.unmark(cleaned)
@@ -431,7 +431,7 @@ class SparseFile:
     def sync(self) -> None:
         """In a worker: all edits until now survive a loss of power, once the database says so
         too. Raises LocalDiskFailed, then for ever."""
-        self._syncing.sync()
+        self.syncing.sync()
 
     def _assert_open(self) -> None:
         if self._retired:

@@ -228,9 +228,9 @@ class UnitFile:
         end = start + len(view)
         wide = bytearray(end + -end % GROUP_BYTES - wide_start)
         if keep_head and start % GROUP_BYTES:
-            wide[:GROUP_BYTES] = self._group(wide_start)
+            wide[: start - wide_start] = self._group(wide_start)[: start - wide_start]
         if keep_tail and end % GROUP_BYTES:
-            wide[-GROUP_BYTES:] = self._group(end - end % GROUP_BYTES)
+            wide[end - wide_start :] = self._group(end - end % GROUP_BYTES)[end % GROUP_BYTES :]
         wide[start - wide_start : end - wide_start] = view
         return memoryview(wide)
 

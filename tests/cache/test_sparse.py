@@ -443,6 +443,14 @@ def test_what_was_cut_off_does_not_come_back_when_the_file_grows(state):
     assert missing[0][0] <= 1000
 
 
+def test_an_edit_within_a_group_keeps_nothing_of_what_was_cut_off_behind_it(state):
+    file = state.open()
+    file.write(0, b"x" * 32)
+    file.cut(21)
+    file.write(20, b"y")
+    assert not any(file._raw.decrypt(16, file._raw.raw(16, 32), 21, 32))
+
+
 def test_a_cut_that_a_crash_prevented_is_made_good_when_the_file_is_opened(state):
     state.filled().write(2 * BLOCK_BYTES, b"edit")
     state.crash()
@@ -497,10 +505,10 @@ def test_after_a_failed_sync_no_sync_succeeds(state, tmp_path):
     def fail():
         raise OSError(5, "broken")
 
-    file._syncing._sync_names = fail
+    file.syncing._sync_names = fail
     with pytest.raises(LocalDiskFailed):
         file.sync()
-    file._syncing._sync_names = lambda: None
+    file.syncing._sync_names = lambda: None
     with pytest.raises(LocalDiskFailed):
         file.sync()
 
