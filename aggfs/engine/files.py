@@ -125,6 +125,8 @@ class Files:
                     pass
             elif file.sparse.landings.overlap(offset, offset + len(data)):
                 await file.sparse.landings.wait()
+            elif self._rests_on_unsynced(file):
+                await self._sync(file)
             else:
                 break
             file = self._open_files.use(number)
@@ -143,6 +145,13 @@ class Files:
             now = self._clock_ns()
             self._namespace.touch_local(number, mtime_ns=now, ctime_ns=now)
         return len(data)
+
+    @staticmethod
+    def _rests_on_unsynced(file: OpenFile) -> bool:
+        """Whether an edit would be the first over bytes that the accounts have, and that are not
+        on this disk for certain: should a loss of power take the edit back and leave its mark,
+        bytes of before the last version would stand there."""
+        return not file.edited and file.sparse.syncing.needed
 
     async def _write_in_worker(self, file: OpenFile, offset: int, data: Buffer) -> None:
         """Counted, so that no capture meanwhile takes the file for clean."""
@@ -167,6 +176,8 @@ class Files:
         async with file.shape:
             while file.writers:
                 await file.written.wait()
+            if size and self._rests_on_unsynced(file):
+                await self._sync(file)
             self._open_files.begin_edit(file)
             before = self._open_files.size(number)
             if size < before and size == 0:

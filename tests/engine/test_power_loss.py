@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
@@ -107,9 +109,29 @@ async def test_a_file_that_was_emptied_and_written_anew_is_on_the_disk_when_it_i
         await flush(volume)
         await volume.files.opened(row.number, truncate=True)
         await volume.files.write(row.number, 0, b"new" * 2000)
-        syncing = volume.parts.open_files.use(row.number).sparse._syncing
+        syncing = volume.parts.open_files.use(row.number).sparse.syncing
         assert syncing.needed
         await volume.files.released(row.number)
         assert not syncing.needed
         await write(volume, row, 0, b"more")
         assert syncing.needed
+
+
+async def test_an_edit_over_bytes_that_only_the_accounts_have_for_certain_waits_for_the_disk(
+    tmp_path: Path,
+) -> None:
+    """Were the edit lost but for its mark, bytes of before the last version would stand there."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"old" * 1000)
+        await volume.files.fsync(row.number)
+        await write(volume, row, 0, b"new" * 1000)
+        await flush(volume)
+        sparse = volume.parts.open_files.use(row.number).sparse
+        before = sparse._raw.raw(0, 3000).tobytes()
+        async with trio.open_nursery() as nursery:
+            with sparse.syncing._running:  # the disk takes its time
+                nursery.start_soon(volume.files.write, row.number, 0, b"more")
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert sparse._raw.raw(0, 3000) == before
+        assert sparse._raw.raw(0, 3000) != before
