@@ -134,6 +134,7 @@ class _Assembly:
         self.opened = opened
         self.state = state
         self.policy = Policy(config.classes[0], config.fragments_per_provider)
+        self.policy.use(opened.policy.k, opened.policy.n)  # what the configuration was not told
         self.tree = LmdbTree(database)
         self.outbox = Outbox(database)
         self.blocks = Blocks(database)
@@ -164,6 +165,7 @@ class _Assembly:
             self.staging,
             on_damage=self.repairs.note,
             deadline_seconds=config.mount.read_deadline_seconds - 5,
+            readers=self.readers,
         )
         filler = self.filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
         self.open_files = OpenFiles(
@@ -276,7 +278,7 @@ class _Assembly:
             self.database,
             self.outbox,
             self._segments(),
-            vanishing=self.policy.spreading.vanishing,
+            vanishing=lambda: self.policy.spreading.vanishing,
             ready=lambda rows: ready(
                 rows, unflushed=self.files.may_get_content, stored=self._is_stored
             ),
@@ -322,6 +324,7 @@ class _Assembly:
             name=self.config.name,
             keys=self.keys,
             wall_ns=self.world.wall_ns,
+            random_bytes=self.world.random_bytes,
             database=self.database,
             outbox=self.outbox,
             tree=self.tree,
@@ -331,6 +334,7 @@ class _Assembly:
             accounts=self.accounts,
             policy=self.policy,
             namespace=self.namespace,
+            fetcher=self.fetcher,
             filler=self.filler,
             files=self.files,
             open_files=self.open_files,

@@ -50,12 +50,16 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
         """Whether all n are."""
         return self.confirmed_count == len(self.row.places)
 
+    def copies(self) -> frozenset[tuple[int, AccountId]]:
+        """(index, account) of every fragment that is or may be there; also of indices that the
+        row does not have any more."""
+        placed = ((index, place) for index, place in enumerate(self.row.places) if place)
+        known = (*placed, *self.attempts, *self.moving)
+        return frozenset((index, AccountId(account)) for index, account in known)
+
     def may_hold(self, index: int) -> frozenset[AccountId]:
         """The accounts where fragment `index` is or may be."""
-        copies = (*self.attempts, *self.moving)
-        known = {AccountId(account) for number, account in copies if number == index}
-        place = self.row.places[index]
-        return frozenset(known | ({AccountId(place)} if place else set()))
+        return frozenset(account for number, account in self.copies() if number == index)
 
 
 class _Run(msgspec.Struct, frozen=True, array_like=True):

@@ -27,6 +27,7 @@ COMMANDS = {
     "key": "aggfs.cli.keys",
     "mount": "aggfs.cli.mounting",
     "pin": "aggfs.cli.pinning",
+    "re-encode": "aggfs.cli.moving",
     "rebalance": "aggfs.cli.moving",
     "recover": "aggfs.cli.making",
     "restore": "aggfs.cli.history",
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command = getattr(importlib.import_module(module), cmd_name)
+        command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

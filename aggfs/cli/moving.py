@@ -1,4 +1,4 @@
-"""`aggfs rebalance`, `aggfs account drain|remove|replace`: what moves fragments; how far it is."""
+"""`aggfs rebalance`, `re-encode`, `account drain|remove|replace`: what moves fragments."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import click
 from aggfs.cli import client, show
 from aggfs.cli.asking import ask
 from aggfs.cli.client import NotRunning
-from aggfs.cli.places import VolumePlace, place_meant
+from aggfs.cli.places import VolumePlace, place_meant, target_meant
 from aggfs.errors import AggfsError, NoEntry
 
 LOOK_SECONDS = 0.3
@@ -48,6 +48,53 @@ def rebalance(
         _show_plan(ask(place, "rebalance", dry_run=True), as_json)
     else:
         follow(place, "rebalance", as_json=as_json, rate=_bytes(rate))
+
+
+@click.command("re-encode")
+@click.argument("path", required=False)
+@click.option("--k", type=int, required=True, help="So many fragments shall give the data back...")
+@click.option("--n", type=int, required=True, help="...of so many.")
+@volume_option
+@_dry_run
+@_as_json
+@_rate
+def re_encode(
+    path: str | None,
+    k: int,
+    n: int,
+    volume: str | None,
+    dry_run: bool,
+    as_json: bool,
+    rate: str | None,
+) -> None:
+    """Store everything as k of n from now on, what is stored already included.
+
+    With a PATH only that file or tree is coded anew, and nothing else changes.
+    """
+    target = None if path is None else target_meant(path)
+    place = place_meant(volume) if target is None else target.place
+    code: dict[str, Any] = {"k": k, "n": n}
+    if target is not None:
+        code["path"] = target.path
+    if dry_run:
+        _show_plan(ask(place, "re-encode", dry_run=True, **code), as_json)
+        return
+    follow(place, "re-encode", as_json=as_json, rate=_bytes(rate), **code)
+    if target is None:
+        _write_class(place, k, n)
+
+
+def _write_class(place: VolumePlace, k: int, n: int) -> None:
+    """New data goes into the first class."""
+    from aggfs.cli import assembling
+    from aggfs.cli.files import write_config
+
+    config = assembling.load_config(place)
+    first = config.classes[0]
+    if (first.k, first.n) != (k, n):
+        number = 1 + max(known.id for known in config.classes)
+        changed = replace(first, id=number, k=k, n=n)
+        write_config(place, replace(config, classes=(changed, *config.classes)))
 
 
 @click.command()

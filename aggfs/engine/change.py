@@ -7,7 +7,7 @@ header that opens. An account that is away keeps its older header until it is ba
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -55,6 +55,7 @@ class Changes:
         return {
             "account-add": self.add_account,
             "audit-no-complete-copy": self.audit,
+            "class-set": self.set_class,
             "key-add": self.add_key,
             "key-list": self.list_keys,
             "key-remove": self.remove_key,
@@ -90,6 +91,23 @@ class Changes:
             await parts.database.durable()
         await parts.accounts.ask_space()
         return {}
+
+    async def set_class(self, volume: Volume, arguments: Arguments) -> Answer:
+        """New stripes, and what the journal puts, are `k` of `n` from now on: the header says so,
+        whatever the configuration of a device does. The caller has judged them. Raises
+        `Unreachable` when too few accounts take the change."""
+        policy = replace(
+            self._opened.policy, k=int(str(arguments.get("k"))), n=int(str(arguments.get("n")))
+        )
+        failed: list[str] = []
+        async with self._lock:
+            if policy != self._opened.policy:
+                opened = replace(
+                    self._opened, generation=self._opened.generation + 1, policy=policy
+                )
+                failed = await self._replace(volume, opened)
+            volume.parts.policy.use(policy.k, policy.n)
+        return {"failed": failed}
 
     async def audit(self, volume: Volume, arguments: Arguments) -> Answer:
         """What each provider holds, and what it could rebuild by itself. See `engine.audit`."""

@@ -181,11 +181,7 @@ class Collector:
             state = self._parts.blocks.stripe(sid)
             if state is None or sid in self._parts.staging:
                 return
-            left = tuple(
-                (index, bytes(account))
-                for index in range(len(state.row.places))
-                for account in sorted(state.may_hold(index))
-            )
+            left = tuple((index, bytes(account)) for index, account in sorted(state.copies()))
             self._parts.blocks.drop_stripe(sid)
             self._dying.put(sid, DyingRow(Phase.DELETING, self._upkeep.seconds(), state.row, left))
 
@@ -252,8 +248,7 @@ class Collector:
         state = self._parts.blocks.stripe(sid)
         if state is None:
             return 0
-        held = sum(len(state.may_hold(index)) for index in range(len(state.row.places)))
-        return held * fragment_bytes(state.row.sealed_bytes, state.row.k)
+        return len(state.copies()) * fragment_bytes(state.row.sealed_bytes, state.row.k)
 
     def _notes(self) -> Iterable[str]:
         members = self._parts.tree.members()

@@ -19,6 +19,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.hedging import SILENT_SECONDS, Hedging
 from aggfs.engine.pool import Pool
+from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
@@ -99,12 +100,15 @@ class Fetcher:
         *,
         on_damage: Callable[[bytes, int], None],
         deadline_seconds: float = DEADLINE_SECONDS,
+        readers: Works | None = None,
     ) -> None:
+        """`readers` has the reads under way: each knows where fragments were when it began."""
         self._keys = keys
         self._accounts = accounts
         self._staging = staging
         self._on_damage = on_damage
         self._deadline_seconds = deadline_seconds
+        self._readers = Works() if readers is None else readers
         self._turn = 0
         self._late: dict[bytes, float] = {}  # stripes whose last read missed its deadline
         self._hedging = Hedging()
@@ -117,6 +121,10 @@ class Fetcher:
         Raises `TooFewFragments` when fewer than k good fragments came within the deadline, and
         what `use` raises. Cancellation leaves nothing behind but what `use` did.
         """
+        with self._readers.work():
+            await self._blocks(run, use)
+
+    async def _blocks(self, run: Run, use: Use) -> None:
         if run.row.sid in self._staging and await self._from_staging(run, use):
             return
         race = _Race(self._candidates(run.row))

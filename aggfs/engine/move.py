@@ -201,8 +201,13 @@ class Mover:
 
 
 def held_by(state: StripeState) -> tuple[frozenset[AccountId], ...]:
-    """Where each fragment is or may be."""
-    return tuple(state.may_hold(index) for index in range(len(state.row.places)))
+    """Where each fragment is or may be; also those that the row does not have any more."""
+    held: list[frozenset[AccountId]] = [frozenset() for _ in state.row.places]
+    for index, account in state.copies():
+        while index >= len(held):
+            held.append(frozenset())
+        held[index] |= {account}
+    return tuple(held)
 
 
 def spread_of(state: StripeState) -> Spread:

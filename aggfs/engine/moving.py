@@ -1,18 +1,25 @@
 """What moves fragments of a volume, and the verbs that ask for it."""
 
+from dataclasses import asdict
+
+from aggfs.engine.compact import Compactor
 from aggfs.engine.drain import Draining, Removing
 from aggfs.engine.move import Mover
 from aggfs.engine.movement import Answer, Arguments, Movement
 from aggfs.engine.rebalance import Rebalancing
+from aggfs.engine.recode import Recoding
+from aggfs.engine.rewrite import Rewriter
 from aggfs.engine.volume import Feature, Volume
 from aggfs.errors import BadConfig, NoEntry
 
 
 def moving(volume: Volume) -> Feature:
-    """Rebalancing, and accounts that leave."""
+    """Rebalancing, accounts that leave, coding anew, and compaction."""
     parts = volume.parts
     mover = Mover(parts, parts.readers)
     draining = Draining(parts, mover)
+    rewriter = Rewriter(parts)
+    compactor = Compactor(parts, rewriter, mover.pace)
     movement = Movement(
         volume,
         mover,
@@ -20,6 +27,7 @@ def moving(volume: Volume) -> Feature:
             "rebalance": Rebalancing(parts, mover),
             "drain": draining,
             "remove": Removing(parts, mover),
+            "re-encode": Recoding(volume, mover, rewriter),
         },
     )
 
@@ -36,18 +44,37 @@ def moving(volume: Volume) -> Feature:
         await draining.undo({"account": _account_named(volume, arguments, "name")})
         return {}
 
+    async def compact(volume: Volume, arguments: Arguments) -> Answer:
+        """One round of compaction, now."""
+        del volume, arguments
+        return asdict(await compactor.round())
+
     return Feature(
         verbs={
+            "compact": compact,
             "rebalance": movement.verb("rebalance", lambda _: {}),
             "account-drain": movement.verb("drain", account_of),
             "account-remove": movement.verb("remove", account_of),
+            "re-encode": movement.verb("re-encode", _code_of),
             "account-keep": keep,
             "movement": movement.report,
             "movement-stop": movement.stop,
         },
-        jobs={"moving": movement.run},
+        jobs={"moving": movement.run, "compacting": compactor.run},
         figures={"movement": movement.figures},
     )
+
+
+def _code_of(arguments: Arguments) -> dict[str, str | int]:
+    wanted: dict[str, str | int] = {}
+    for argument in ("k", "n"):
+        value = arguments.get(argument)
+        if not isinstance(value, int):
+            raise BadConfig("re-encode: `k` and `n` are whole numbers")
+        wanted[argument] = value
+    if arguments.get("path"):
+        wanted["path"] = str(arguments["path"])
+    return wanted
 
 
 def _account_named(volume: Volume, arguments: Arguments, argument: str) -> str:

@@ -35,6 +35,7 @@ from aggfs.model import (
     InodeRow,
     Place,
     Placement,
+    Relocate,
 )
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.names import CLAIM_BYTES, Shown, find, shown_names
@@ -66,6 +67,10 @@ class Namespace(Attributes):
 
     def add_control(self, entry: ControlEntry) -> None:
         """Publish what is no part of the namespace: a stripe's place, a member, an account."""
+        self._pending.do(entry)
+
+    def relocate(self, entry: Relocate) -> None:
+        """Some blocks lie elsewhere now, in a stripe that is stored."""
         self._pending.do(entry)
 
     def published(self, entry: Entry) -> None:

@@ -97,15 +97,15 @@ class Publisher:
         outbox: Outbox,
         segments: Segments,
         *,
-        vanishing: int,
+        vanishing: Callable[[], int],
         ready: Callable[[Sequence[tuple[int, OutboxRow]]], list[tuple[int, OutboxRow]]],
         on_published: Callable[[Entry], None],
         on_floor: Callable[[int], None],
     ) -> None:
-        """`vanishing`: how many providers may vanish. `ready` picks the rows that may be published
-        now, in order; `on_published` is told, on the loop, of each entry that leaves the outbox,
-        `on_floor` of the clock reading below which this device has promised, by its head, to
-        publish nothing more."""
+        """`vanishing` tells how many providers may vanish. `ready` picks the rows that may be
+        published now, in order; `on_published` is told, on the loop, of each entry that leaves
+        the outbox, `on_floor` of the clock reading below which this device has promised, by its
+        head, to publish nothing more."""
         self._keys = keys
         self._writer = writer
         self._accounts = accounts
@@ -360,7 +360,7 @@ class Publisher:
     @property
     def _needed(self) -> int:
         """How many providers are more than may vanish."""
-        return min(self._providers(lambda _: True), self._vanishing + 1)
+        return min(self._providers(lambda _: True), self._vanishing() + 1)
 
     def heads_behind(self) -> list[Account]:
         """The accounts that do not know, or may forget, where the journal ends."""

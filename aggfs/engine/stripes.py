@@ -10,7 +10,7 @@ import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -45,19 +45,25 @@ Plan = TypeVar("Plan")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Policy:
-    """How this volume spreads fragments: the class of new stripes, and how many fragments of
-    one stripe a provider may hold."""
+    """How this volume spreads fragments: the class of new stripes, and how many fragments of one
+    stripe a provider may hold. `spreading` is the same for what the journal puts."""
 
     storage_class: StorageClass
     per_provider: int
+    spreading: Spreading = field(init=False)
 
-    @property
-    def spreading(self) -> Spreading:
-        """The same for what the journal puts."""
+    def __post_init__(self) -> None:
         used = self.storage_class
-        return Spreading(used.k, used.n, used.layout, self.per_provider)
+        self.spreading = Spreading(used.k, used.n, used.layout, self.per_provider)
+
+    def use(self, k: int, n: int) -> None:
+        """New stripes, and what the journal puts, are k of n from now on."""
+        known = self.storage_class
+        if (known.k, known.n) != (k, n):
+            self.storage_class = replace(known, id=(known.id + 1) % 256, k=k, n=n)
+            self.spreading.k, self.spreading.n = k, n
 
 
 class Stripes:
@@ -159,12 +165,13 @@ class Stripes:
 
     # --- a new stripe -------------------------------------------------------------------------
 
-    def admit(self, sealed: codec.SealedStripe) -> None:
-        """Take over a stripe that is staged: rows and ledger, no await.
+    def admit(self, sealed: codec.SealedStripe, used: StorageClass | None = None) -> None:
+        """Take over a stripe that is staged: rows and ledger, no await. `used`: its class, where
+        that is not the one of new stripes.
 
         Where nothing can be placed now (accounts away, or full), the stripe waits in staging.
         """
-        used = self._policy.storage_class
+        used = used or self._policy.storage_class
         size = codec.fragment_bytes(sealed.sealed_bytes, used.k)
         try:
             places = self._placed(
@@ -334,7 +341,7 @@ class Stripes:
         if tuple(places) == row.places:
             return False
         row = msgspec.structs.replace(row, places=tuple(places))
-        new = StripeState(row, state.confirmed, state.announced, tuple(attempts))
+        new = msgspec.structs.replace(state, row=row, attempts=tuple(attempts))
         self._blocks.put_stripe(new)
         if state.announced:
             self._announce(row)

@@ -43,10 +43,10 @@ class Spread:
     k: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spreading:
     """How records of the journal are spread: as data is, but at most one fragment an account,
-    because their names tell no index."""
+    because their names tell no index. k and n follow the volume's policy."""
 
     k: int
     n: int

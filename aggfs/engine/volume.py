@@ -17,6 +17,7 @@ from aggfs.cache.tree import LmdbTree
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Accounts
 from aggfs.engine.checkpoint import Checkpointer
+from aggfs.engine.fetch import Fetcher
 from aggfs.engine.files import Files
 from aggfs.engine.fill import Filler
 from aggfs.engine.flush import Flusher
@@ -54,6 +55,7 @@ class Parts:
     name: str
     keys: VolumeKeys
     wall_ns: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
     database: Database
     outbox: Outbox
     tree: LmdbTree
@@ -63,6 +65,7 @@ class Parts:
     accounts: Accounts
     policy: Policy
     namespace: Namespace
+    fetcher: Fetcher
     filler: Filler
     files: Files
     open_files: OpenFiles

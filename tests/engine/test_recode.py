@@ -1,0 +1,136 @@
+"""What is stored as k of n becomes K of N, while it is in use."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aggfs.config import Config, MountConfig, Size
+from aggfs.engine.volume import Volume
+from aggfs.errors import BadConfig, NoSpace
+from tests.support.movements import ask, fill, nothing_is_lost_or_left_over, read_all
+from tests.support.running import Place, dump, flush, make_volume, new_file, recover, running
+from tests.support.stripes import content
+
+MIB = 1 << 20
+
+
+def collecting_at_once(config: Config) -> Config:
+    return replace(config, mount=MountConfig(collect_after_seconds=0))
+
+
+def codes(volume: Volume) -> set[tuple[int, int]]:
+    """k and n of every stripe."""
+    return {(one.row.k, len(one.row.places)) for one in volume.parts.blocks.stripes()}
+
+
+def sids(volume: Volume) -> set[bytes]:
+    return {one.row.sid for one in volume.parts.blocks.stripes()}
+
+
+async def collect(volume: Volume) -> None:
+    await flush(volume)
+    for _ in range(2):
+        await volume.control("gc", {})
+
+
+async def settled(volume: Volume, place: Place, made: dict[bytes, bytes]) -> None:
+    """All is readable from the accounts, and nothing else lies there."""
+    assert await read_all(volume, made) == made
+    await collect(volume)
+    nothing_is_lost_or_left_over(volume, place)
+    assert await read_all(volume, made) == made
+
+
+async def test_more_fragments_are_added_and_taken_away_again(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=5)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = await fill(volume, 4)
+        before = sids(volume)
+        plan = await volume.control("re-encode", {"k": 2, "n": 5, "dry_run": True})
+        assert plan["stripes"] == 4
+        answer = await ask(volume, "re-encode", k=2, n=5)
+        assert answer["state"] == "done"
+        assert answer["moved_bytes"] == plan["total_bytes"]
+        assert codes(volume) == {(2, 5)}
+        assert sids(volume) == before
+        made |= await fill(volume, 1, first=4)
+        assert codes(volume) == {(2, 5)}
+        await settled(volume, place, made)
+        await ask(volume, "re-encode", k=2, n=3)
+        assert codes(volume) == {(2, 3)}
+        assert before < sids(volume)
+        await settled(volume, place, made)
+
+
+async def test_another_k_makes_new_stripes_and_the_old_ones_go(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=5)
+    config = collecting_at_once(place.config)
+    async with running(config, place.state) as volume:
+        made = await fill(volume, 4)
+        before = sids(volume)
+        assert (await ask(volume, "re-encode", k=3, n=5))["state"] == "done"
+        assert await read_all(volume, made) == made
+        await collect(volume)
+        assert codes(volume) == {(3, 5)}
+        assert not before & sids(volume)
+        await settled(volume, place, made)
+    async with running(config, place.state) as volume:  # the configuration does not know yet
+        made |= await fill(volume, 1, first=4)
+        assert codes(volume) == {(3, 5)}
+        seen = await dump(volume)
+        await flush(volume)
+    state, recovered = await recover(place, tmp_path / "other")
+    assert [(one.k, one.n) for one in recovered.classes] == [(3, 5)]
+    async with running(recovered, state) as volume:
+        assert await dump(volume) == seen
+
+
+async def test_a_path_alone_is_coded_anew(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=5)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = await fill(volume, 2)
+        assert (await ask(volume, "re-encode", k=3, n=5, path="/file1"))["state"] == "done"
+        await settled(volume, place, made)
+        assert codes(volume) == {(2, 3), (3, 5)}
+        row = volume.namespace.lookup(1, b"file1")
+        (sid,) = volume.sids_of(row)
+        state = volume.parts.blocks.stripe(sid)
+        assert state is not None
+        assert state.row.k == 3
+        made |= await fill(volume, 1, first=2)
+        assert volume.parts.policy.storage_class.k == 2
+        await settled(volume, place, made)
+
+
+async def test_many_small_files_of_a_stripe_come_along(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=5)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = {b"f%d" % n: content(3000 + n, n) for n in range(40)}
+        for name, data in made.items():
+            await new_file(volume, 1, name, data)
+        await flush(volume)
+        await ask(volume, "re-encode", k=3, n=4)
+        await settled(volume, place, made)
+        assert codes(volume) == {(3, 4)}
+
+
+async def test_a_code_that_the_accounts_cannot_carry_is_refused(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=3)
+    accounts = tuple(replace(one, quota_bytes=Size(5 * MIB)) for one in place.config.accounts)
+    async with running(replace(place.config, accounts=accounts), place.state) as volume:
+        await fill(volume, 4)
+        with pytest.raises(BadConfig, match="5 providers are needed, there are 3"):
+            await volume.control("re-encode", {"k": 3, "n": 5})
+        with pytest.raises(BadConfig, match="k must be >= 2"):
+            await volume.control("re-encode", {"k": 1, "n": 3})
+        assert volume.parts.policy.storage_class.n == 3
+
+
+async def test_a_code_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=4)
+    accounts = tuple(replace(one, quota_bytes=Size(5 * MIB)) for one in place.config.accounts)
+    async with running(replace(place.config, accounts=accounts), place.state) as volume:
+        await fill(volume, 5)
+        with pytest.raises(NoSpace, match=r"bytes would be put .* bytes too few"):
+            await volume.control("re-encode", {"k": 3, "n": 4})
