@@ -11,6 +11,7 @@ from aggfs.engine.history import history
 from aggfs.engine.keeping import keeping
 from aggfs.engine.members import members
 from aggfs.engine.moving import moving
+from aggfs.engine.remembering import remembering
 from aggfs.engine.volume import Feature, Volume
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = (caching, members, history, keeping, moving)
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (members, caching, remembering, keeping, moving)

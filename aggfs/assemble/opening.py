@@ -189,7 +189,7 @@ class _Assembly:
             is_stored=lambda sid: self.stripes.is_stored(sid),
         )
         self.edits_limit = allow_descriptors() // 2
-        room = Room(self._bounds, self._wait_for_progress)
+        room = self.room = Room(self._bounds, self._wait_for_progress)
         self.files = Files(
             database, self.namespace, self.blocks, self.open_files, filler, room, self.world.wall_ns
         )
@@ -341,6 +341,7 @@ class _Assembly:
             local=self.local,
             stripes=self.stripes,
             repairs=self.repairs,
+            room=self.room,
             flusher=flusher,
             publisher=self.publisher,
             checkpointer=self.checkpointer,

@@ -1,7 +1,6 @@
 """What commands ask of the past of files: their versions, and an old content again."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from stat import S_IMODE, S_ISREG
 
@@ -9,7 +8,7 @@ import trio
 
 from aggfs.engine.openfiles import OpenFile
 from aggfs.engine.versions import Version, Versions
-from aggfs.engine.volume import Feature, Volume
+from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, Busy, IsADirectory, NoEntry
 from aggfs.model import Content, Extent, InodeRow, Member
 from aggfs.sync.moments import format_moment, parse_moment
@@ -17,17 +16,15 @@ from aggfs.sync.moments import format_moment, parse_moment
 Answer = dict[str, object]
 Arguments = Mapping[str, object]
 
-TRIM_SECONDS = 600.0
 EDITED_TRIES = 20
 
 
 class History:
     """See the module's text."""
 
-    def __init__(self, volume: Volume, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._parts = volume.parts
-        self._random_bytes = random_bytes
         parts = volume.parts
         self.versions = Versions(parts.database, parts.tree, parts.blocks)
 
@@ -128,7 +125,7 @@ class History:
         namespace = self._parts.namespace
         new = Content(
             inode=row.inode,
-            version=self._random_bytes(16),
+            version=self._parts.random_bytes(16),
             bases=row.heads,
             size=content.size,
             kept_bytes=0,
@@ -170,14 +167,6 @@ class History:
             raise BadConfig("a name is needed for what is made")
         return self._parts.namespace.resolve(above), name
 
-    # --- letting go ---------------------------------------------------------------------------
-
-    async def trim(self) -> None:
-        """The job: now and then let go of what the retention table does not keep."""
-        while True:
-            await self.versions.trim(self._parts.wall_ns() // 1_000_000, self._parts.history)
-            await trio.sleep(TRIM_SECONDS)
-
 
 def moment_of(arguments: Arguments) -> int:
     """The argument `at`, in milliseconds. Raises `BadConfig`."""
@@ -185,12 +174,3 @@ def moment_of(arguments: Arguments) -> int:
         return parse_moment(str(arguments.get("at") or ""))
     except ValueError as error:
         raise BadConfig(str(error)) from None
-
-
-def history(volume: Volume) -> Feature:
-    """Versions of files."""
-    past = History(volume)
-    return Feature(
-        verbs={"versions": past.list_versions, "restore": past.restore},
-        jobs={"letting go of old versions": past.trim},
-    )

@@ -8,8 +8,10 @@ operation on such a name makes the view real: what it does not move or remove ke
 under which it was seen, by the same entry.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from stat import S_ISDIR, S_ISGID, S_ISREG
+
+from msgspec.structs import replace
 
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
@@ -29,6 +31,7 @@ from aggfs.errors import (
 )
 from aggfs.model import (
     NOWHERE,
+    Content,
     ControlEntry,
     Create,
     Entry,
@@ -236,6 +239,31 @@ class Namespace(Attributes):
             row = self._tree.inode(inode)
             if row is not None:
                 self.drop_unlinked(row.number)
+
+    def bring_back(self, placements: Sequence[Placement]) -> None:
+        """Links that were removed get places again, which are free. Their directories come
+        first, if these were removed as well. At most `PLACEMENTS_LIMIT`."""
+        parents = tuple(dict.fromkeys(placement.parent for placement in placements))
+        self._pending.do(Place(tuple(placements), self._wall_ns(), parents))
+        for placement in placements:
+            self._orphans.delete(placement.inode)
+
+    def is_open(self, inode: bytes) -> bool:
+        """Whether an inode without a name is still in use."""
+        return self._orphans.get(inode) is not None
+
+    def show_content(self, content: Content) -> InodeRow:
+        """A file that was gone shows this content, one of its versions, and nothing local."""
+        row = self.by_inode(content.inode)
+        row = replace(
+            row,
+            size=content.size,
+            mtime_ns=content.mtime_ns if row.unflushed else row.mtime_ns,
+            generation=row.generation + 1,
+            unflushed=False,
+        )
+        self._tree.put_inode(row)
+        return row
 
     # --- moving -------------------------------------------------------------------------------
 

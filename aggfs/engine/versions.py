@@ -17,7 +17,7 @@ from aggfs.cache.database import Database
 from aggfs.cache.past import Past
 from aggfs.cache.tree import LmdbTree
 from aggfs.errors import Damaged, NoEntry
-from aggfs.model import Content, Extent, Stamp, VersionRow
+from aggfs.model import Content, Extent, InodeRow, Stamp, VersionRow
 from aggfs.sync.clock import milliseconds, unpack
 from aggfs.sync.retention import Retention, kept
 from aggfs.sync.versions import block_map, folded, follow_moves
@@ -89,6 +89,14 @@ class Versions:
         if any(self._blocks.stripe(sid) is None for sid in {one.sid for one in extents}):
             raise Damaged("a part of this version is not stored any more")
         return extents
+
+    def extents_of_head(self, row: InodeRow) -> tuple[Content, tuple[Extent, ...]]:
+        """The content that a file shows when it has no local edit, and where it lies. Raises
+        `Damaged` where that is not known."""
+        content = self._content(row.inode, row.heads[0]) if row.heads else None
+        if content is None:
+            raise Damaged("the content of this file is not known")
+        return content, self.extents(content)
 
     def _content(self, inode: bytes, version: bytes) -> Content | None:
         row = self._tree.version(inode, version)

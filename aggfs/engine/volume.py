@@ -28,7 +28,7 @@ from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.pace import Pace
 from aggfs.engine.publish import Publisher
 from aggfs.engine.repair import Repairs
-from aggfs.engine.room import Limits
+from aggfs.engine.room import Limits, Room
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
@@ -72,6 +72,7 @@ class Parts:
     local: LocalCopies
     stripes: Stripes
     repairs: Repairs
+    room: Room
     flusher: Flusher
     publisher: Publisher
     checkpointer: Checkpointer
@@ -88,12 +89,14 @@ class Parts:
 @dataclass(frozen=True, slots=True)
 class Feature:
     """What commands may ask of a volume, and what runs in its background, each by its name.
-    `status` shows its `figures` by their names, and its `warnings`."""
+    `status` shows its `figures` by their names, and its `warnings`; `reclaimable_bytes` count as
+    free in `df`: they are given up where room is needed."""
 
     verbs: Mapping[str, Verb] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     warnings: Callable[[], Iterable[str]] = tuple
+    reclaimable_bytes: Callable[[], int] = int
 
 
 class Kernel(Protocol):
@@ -114,6 +117,7 @@ class Volume:
         self._more_jobs: dict[str, Job] = {}
         self._figures: dict[str, Callable[[], object]] = {}
         self._warnings: list[Callable[[], Iterable[str]]] = []
+        self._reclaimable: list[Callable[[], int]] = []
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
@@ -125,6 +129,7 @@ class Volume:
         self._more_jobs.update(feature.jobs)
         self._figures.update(feature.figures)
         self._warnings.append(feature.warnings)
+        self._reclaimable.append(feature.reclaimable_bytes)
 
     def figures(self) -> dict[str, object]:
         """What the features have to say in the status."""
@@ -229,7 +234,8 @@ class Volume:
         total = usable_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
         free = usable_free_bytes(states, n=used.n, k=used.k, q=policy.per_provider)
         waiting = self.parts.open_files.dirty_bytes
-        return total, max(0, free - waiting), self.namespace.inode_count
+        free += sum(reclaimable() for reclaimable in self._reclaimable)
+        return total, min(total, max(0, free - waiting)), self.namespace.inode_count
 
     def xattr(self, number: int, name: bytes) -> bytes | None:
         """`user.aggfs.*`: state, version, accounts."""

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 
+from aggfs.cli import exits
 from tests.support.mounting import needs_fuse
 from tests.support.samples import noise
 from tests.support.stage import MIB, Stage, shows
@@ -39,3 +41,42 @@ def test_an_old_version_of_a_file_comes_back(stage: Stage):
     stage.tell(f"two restores of {len(first) + len(second)} bytes sent {moved} bytes")
     assert moved < MIB
     assert len(json.loads(volume.aggfs("versions", path, "--json"))["versions"]) == 3
+
+
+@shows("HIS-2")
+def test_what_was_removed_comes_back_from_the_trash(stage: Stage):
+    """`rm` and `rm -rf` by mistake: `trash` lists it, `df` counts it as free, `undelete` brings
+    it back."""
+    volume = stage.volume([*stage.directories(3, quota="64MiB")])
+    folder = volume.folder
+    tree = folder / "project"
+    (tree / "deep").mkdir(parents=True)
+    held = {tree / "notes": noise(5 * MIB), tree / "deep" / "figures": noise(MIB)[::-1]}
+    for path, data in held.items():
+        path.write_bytes(data)
+    (folder / "letter").write_bytes(b"dear ")
+    volume.flush()
+    volume.wait_until_quiet()
+    full = os.statvfs(folder).f_bavail
+    (folder / "letter").unlink()
+    subprocess.run(["rm", "-rf", tree], check=True, timeout=60)
+    (folder / "temporary").write_bytes(noise(MIB))
+    (folder / "temporary").unlink()
+    stage.tell(volume.aggfs("trash", "--volume", volume.name))
+    told = json.loads(volume.aggfs("trash", "--volume", volume.name, "--json"))["entries"]
+    places = {"/letter", "/project", "/project/deep", "/project/deep/figures", "/project/notes"}
+    assert {one["path"] for one in told} == places
+    volume.wait_until(
+        lambda now: now["free_bytes"] // 4096 >= full + 6 * MIB // 4096, "df counts it as free"
+    )
+    stage.tell(volume.aggfs("undelete", folder / "letter"))
+    assert (folder / "letter").read_bytes() == b"dear "
+    stage.tell(volume.aggfs("undelete", tree))
+    volume.evict()
+    assert {path: path.read_bytes() for path in held} == held
+    tree.joinpath("notes").unlink()
+    volume.aggfs("undelete", tree / "notes", "--to", folder / "notes again")
+    assert (folder / "notes again").read_bytes() == held[tree / "notes"]
+    (folder / "notes again").unlink()
+    stage.tell(volume.aggfs("trash", "empty", "--yes", "--volume", volume.name))
+    volume.aggfs("undelete", folder / "notes again", code=exits.NO_ENTRY)

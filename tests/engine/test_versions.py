@@ -94,7 +94,9 @@ async def test_a_file_is_put_back_in_place_and_what_it_held_is_a_version(tmp_pat
         assert await all_of(volume, number) == held[0]
         told = (await volume.control("versions", {"path": "/f"}))["versions"]
         assert len(told) == len(held) + 2
-        await volume.control("restore", {"path": "/f", "at": told[1]["time"], "to": "/newest"})
+        await volume.control(
+            "restore", {"path": "/f", "version": told[1]["version"], "to": "/newest"}
+        )
         made = volume.namespace.lookup(1, b"newest")
         assert await all_of(volume, made.number) == newest
         await flush(volume)

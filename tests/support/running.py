@@ -12,6 +12,7 @@ import trio
 
 from aggfs.assemble import making, opening
 from aggfs.assemble.accounts import OpenStore
+from aggfs.assemble.world import THIS_WORLD, World
 from aggfs.coding import slots
 from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
@@ -84,10 +85,14 @@ async def make_volume(
 
 @asynccontextmanager
 async def running(
-    config: Config, state: Path, *, open_store: OpenStore = open_store
+    config: Config,
+    state: Path,
+    *,
+    open_store: OpenStore = open_store,
+    world: World = THIS_WORLD,
 ) -> AsyncIterator[Volume]:
     """The volume, its tasks at work."""
-    volume = opening.open_volume(config, str(state), open_store=open_store)
+    volume = opening.open_volume(config, str(state), open_store=open_store, world=world)
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
         yield volume
