@@ -7,7 +7,6 @@ volume, uses its parts, and nothing of the volume knows it.
 from collections.abc import Callable
 
 from aggfs.engine.caching import caching
-from aggfs.engine.history import history
 from aggfs.engine.keeping import keeping
 from aggfs.engine.members import members
 from aggfs.engine.moving import moving
