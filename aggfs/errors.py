@@ -129,6 +129,10 @@ class ReadOnly(NamespaceError):
     """This name or attribute cannot be changed."""
 
 
+class InThePast(NamespaceError):
+    """What was cannot be changed: this is a view of an earlier time."""
+
+
 class NameTooLong(NamespaceError):
     """A name is longer than 255 bytes."""
 

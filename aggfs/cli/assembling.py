@@ -23,6 +23,7 @@ from aggfs.daemon import main as daemon
 from aggfs.daemon.systemd import ServiceManager
 from aggfs.engine.identity import write_private
 from aggfs.errors import BadConfig, Unreachable
+from aggfs.mount.facade import VolumeWithPast
 from aggfs.mount.options import MountOptions
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import check_complete_copy
@@ -188,5 +189,5 @@ async def _serve(
     volume = opening.open_volume(config, str(place.state_directory))
     # Noted under the volume's lock, and before the folder is there: a crash leaves the note.
     write_private(place.mountpoint_path, os.fsencode(service.mountpoint))
-    await daemon.serve(volume, service, ready)
+    await daemon.serve(VolumeWithPast(volume), service, ready)
     place.mountpoint_path.unlink()

@@ -5,9 +5,10 @@ import stat
 
 import pyfuse3
 
-from aggfs.errors import Exists, TooLarge
+from aggfs.errors import Exists, InThePast, TooLarge
 from aggfs.model import FILE_BYTES_LIMIT
 from aggfs.mount.base import Handlers
+from aggfs.mount.past import is_past
 from aggfs.stores.base import Buffer
 
 
@@ -19,6 +20,8 @@ class ContentHandlers(Handlers):
     """
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY and is_past(inode):
+            raise InThePast("this is a view of an earlier time")
         await self._open(inode, truncate=bool(flags & os.O_TRUNC))
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
 

@@ -28,6 +28,7 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.InvalidMove, errno.EINVAL),
     (errors.NotPermitted, errno.EPERM),
     (errors.ReadOnly, errno.EPERM),
+    (errors.InThePast, errno.EROFS),
     (errors.NameTooLong, errno.ENAMETOOLONG),
     (errors.NoAttribute, errno.ENODATA),
     (errors.TooLarge, errno.EFBIG),

@@ -8,6 +8,7 @@ import pyfuse3
 
 from aggfs.errors import NoEntry
 from aggfs.mount.base import Handlers, check_name
+from aggfs.mount.past import is_past
 
 
 class NameHandlers(Handlers):
@@ -20,6 +21,8 @@ class NameHandlers(Handlers):
         try:
             row = self.namespace.lookup(parent_inode, name)
         except NoEntry:
+            if is_past(parent_inode):
+                raise  # there may be such a time later
             return self.replies.absent
         return self.entry_of(row)
 

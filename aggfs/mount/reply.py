@@ -6,6 +6,7 @@ import pyfuse3
 
 from aggfs.model import NAME_BYTES, InodeRow
 from aggfs.mount.options import MountOptions
+from aggfs.mount.past import FIRST_PAST
 from aggfs.mount.served import ServedFiles
 
 SECTOR_BYTES = 512
@@ -13,6 +14,7 @@ SECTOR_BYTES = 512
 BUFFER_BYTES = 128 * 1024
 STATFS_BLOCK_BYTES = 4096
 INODES_LIMIT = 1 << 40
+PAST_SECONDS = 1.0
 
 
 class Replies:
@@ -33,6 +35,8 @@ class Replies:
         entry.st_ino = row.number
         entry.entry_timeout = self._entry_seconds
         entry.attr_timeout = self._attribute_seconds
+        if row.number >= FIRST_PAST:  # a time may be kept no more
+            entry.entry_timeout = entry.attr_timeout = PAST_SECONDS
         entry.st_mode = mode
         entry.st_blksize = BUFFER_BYTES
         entry.st_uid = row.uid

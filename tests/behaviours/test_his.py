@@ -1,8 +1,13 @@
 """HIS: what was there before: versions, the trash, views of a time, clones."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
+import time
+
+import pytest
 
 from aggfs.cli import exits
 from tests.support.mounting import needs_fuse
@@ -80,3 +85,53 @@ def test_what_was_removed_comes_back_from_the_trash(stage: Stage):
     (folder / "notes again").unlink()
     stage.tell(volume.aggfs("trash", "empty", "--yes", "--volume", volume.name))
     volume.aggfs("undelete", folder / "notes again", code=exits.NO_ENTRY)
+
+
+@shows("HIS-3")
+def test_the_whole_folder_is_seen_as_it_was_at_a_time(stage: Stage):
+    """`/.aggfs/at/TIME` shows every name and content of then, whatever was changed, moved and
+    removed since, and on a recovered machine too; nothing in it can be changed."""
+    volume = stage.volume()
+    folder, kept = volume.folder, stage.path / "kept"
+    (folder / "docs" / "deep").mkdir(parents=True)
+    (folder / "docs" / "letter").write_bytes(noise(2 * MIB))
+    (folder / "docs" / "deep" / "note").write_bytes(b"short")
+    (folder / "docs" / "link").symlink_to("letter")
+    (folder / "photo").write_bytes(noise(MIB)[::-1])
+    volume.flush()
+    subprocess.run(["cp", "-a", f"{folder}/.", kept], check=True, timeout=60)
+    then = folder / ".aggfs" / "at" / f"@{time.time():.3f}"
+    (folder / "docs" / "letter").write_bytes(b"overwritten")
+    (folder / "docs").rename(folder / "papers")
+    (folder / "photo").unlink()
+    (folder / "new").write_bytes(b"not there then")
+    volume.flush()
+    subprocess.run(["diff", "-r", "--no-dereference", kept, then], check=True, timeout=60)
+    for name in ("docs/letter", "docs/deep/note", "photo"):
+        assert (then / name).stat().st_mtime_ns == (kept / name).stat().st_mtime_ns
+        assert (then / name).stat().st_mode == (kept / name).stat().st_mode
+    stage.tell(f"{then} is what was copied away at that time")
+    assert ".aggfs" not in os.listdir(folder)
+    refused = os.strerror(errno.EROFS)
+    for change in (
+        lambda: (then / "photo").write_bytes(b"x"),
+        lambda: (then / "photo").unlink(),
+        lambda: (then / "docs").rename(then / "else"),
+        lambda: (then / "made").mkdir(),
+        lambda: os.utime(then / "photo"),
+        lambda: (folder / "new").rename(then / "new"),
+    ):
+        with pytest.raises(OSError, match=refused):
+            change()
+    stage.tell(f"every change in it: {refused}")
+    shutil.copytree(then / "docs", folder / "docs", symlinks=True)
+    assert (folder / "docs" / "letter").read_bytes() == (kept / "docs" / "letter").read_bytes()
+    volume.umount()
+    recovered = stage.adopt(volume.recover_as("second"))
+    recovered.mount()
+    again = recovered.folder / ".aggfs" / "at" / then.name
+    subprocess.run(["diff", "-r", "--no-dereference", kept, again], check=True, timeout=60)
+    stage.tell("and so it is on a machine that had nothing but the accounts and the words")
+    hours = os.listdir(recovered.folder / ".aggfs" / "at")
+    assert sorted(hours) == hours
+    assert len(hours) >= 50

@@ -1,0 +1,189 @@
+"""Looking back: names and contents at an instant are those that were there."""
+
+import stat
+
+import pytest
+
+from aggfs.assemble.world import World
+from aggfs.engine.remembering import Remembering
+from aggfs.engine.volume import Volume
+from aggfs.errors import InThePast, NoEntry
+from aggfs.mount.facade import VolumeWithPast
+from aggfs.sync.moments import format_moment
+from aggfs.sync.retention import DAY_MS, HOUR_MS
+from tests.support.running import checkpoint, flush, make_volume, new_file, recover, running, write
+from tests.support.stripes import content
+
+BEGIN_MS = 24_000 * DAY_MS + 12 * HOUR_MS + 5 * 60_000
+MINUTE_MS = 60_000
+
+
+class Clock:
+    """The wall clock of a test."""
+
+    def __init__(self) -> None:
+        self.ms = BEGIN_MS
+
+    def ns(self) -> int:
+        return self.ms * 1_000_000
+
+    @property
+    def world(self) -> World:
+        return World(wall_ns=self.ns)
+
+
+async def tree_of(volume: VolumeWithPast, number: int, path: bytes = b"") -> dict[bytes, bytes]:
+    """Paths and contents, as the mount serves them."""
+    found: dict[bytes, bytes] = {}
+    for name, row, _ in list(volume.namespace.readdir(number, 2)):
+        below = path + b"/" + name
+        assert volume.namespace.lookup(number, name).number == row.number
+        if stat.S_ISDIR(row.mode):
+            found[below] = b"a directory"
+            found |= await tree_of(volume, row.number, below)
+        elif stat.S_ISREG(row.mode):
+            await volume.files.opened(row.number, truncate=False)
+            found[below] = bytes(await volume.files.read(row.number, 0, row.size + 1))
+            await volume.files.released(row.number)
+        else:
+            found[below] = row.target
+    return found
+
+
+async def tree_at(volume: Volume, at_ms: int) -> dict[bytes, bytes]:
+    served = VolumeWithPast(volume)
+    ours = served.namespace.lookup(1, b".aggfs")
+    times = served.namespace.lookup(ours.number, b"at")
+    then = served.namespace.lookup(times.number, format_moment(at_ms).encode())
+    return await tree_of(served, then.number)
+
+
+async def live_through(volume: Volume, clock: Clock) -> dict[int, dict[bytes, bytes]]:
+    """Changes of every kind, an hour apart, and what was there after each."""
+    names, seen = volume.namespace, {}
+
+    async def note() -> None:
+        await flush(volume)
+        clock.ms += MINUTE_MS
+        seen[clock.ms] = await tree_of(VolumeWithPast(volume), 1)
+        clock.ms += HOUR_MS - MINUTE_MS
+
+    docs = names.create(1, b"docs", stat.S_IFDIR | 0o755, 1, 1)
+    letter = await new_file(volume, docs.number, b"letter", content(400_000, 1))
+    names.create(docs.number, b"link", stat.S_IFLNK | 0o777, 1, 1, target=b"letter")
+    await note()
+    await write(volume, letter, 1000, content(300, 2))
+    await new_file(volume, 1, b"small", b"inline")
+    await note()
+    names.rename(docs.number, b"letter", 1, b"moved", wait_for_content=False)
+    names.rename(1, b"docs", 1, b"papers", wait_for_content=False)
+    await note()
+    gone = names.unlink(1, b"small")
+    names.drop_unlinked(gone.number)
+    await new_file(volume, 1, b"new", content(5000, 3))
+    replaced = names.rename(1, b"new", 1, b"moved", wait_for_content=False)
+    assert replaced is not None
+    names.drop_unlinked(replaced.number)
+    await note()
+    names.unlink(docs.number, b"link")
+    names.drop_unlinked(names.rmdir(1, b"papers").number)
+    await note()
+    await new_file(volume, 1, b"small", b"another file of that name")
+    await note()
+    return seen
+
+
+async def test_every_instant_shows_what_was_there(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        seen = await live_through(volume, clock)
+        whole_hours = {ms // HOUR_MS * HOUR_MS + HOUR_MS: then for ms, then in seen.items()}
+        for hour, then in list(whole_hours.items())[:-1]:
+            assert await tree_at(volume, hour) == then
+            assert await tree_at(volume, hour + 4 * MINUTE_MS) == then
+        await Remembering(volume).trim()
+        await volume.control("gc", {})
+        for hour, then in list(whole_hours.items())[:-1]:
+            assert await tree_at(volume, hour) == then
+        with pytest.raises(NoEntry):
+            await tree_at(volume, clock.ms + MINUTE_MS)
+        with pytest.raises(NoEntry):
+            await tree_at(volume, clock.ms - 31 * DAY_MS)
+        assert await tree_at(volume, BEGIN_MS - HOUR_MS) == {}
+        await checkpoint(volume, place)
+    second, config = await recover(place, tmp_path / "second")
+    async with running(config, second, world=clock.world) as volume:
+        for hour, then in list(whole_hours.items())[:-1]:
+            assert await tree_at(volume, hour) == then
+
+
+async def test_within_the_hour_every_moment_is_seen(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        row = await new_file(volume, 1, b"f", b"version 0")
+        moments = []
+        for number in range(1, 6):
+            await flush(volume)
+            moments.append(clock.ms)
+            clock.ms += MINUTE_MS
+            await write(volume, row, 8, b"%d" % number)
+            volume.namespace.rename(
+                1, b"f" if number == 1 else b"f%d" % (number - 1), 1, b"f%d" % number,
+                wait_for_content=False,
+            )  # fmt: skip
+        for number, moment in enumerate(moments):
+            name = b"/f%d" % number if number else b"/f"
+            assert await tree_at(volume, moment + 1000) == {name: b"version %d" % number}
+
+
+async def test_a_view_ends_when_its_instant_is_kept_no_more(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        await new_file(volume, 1, b"f", b"old")
+        await flush(volume)
+        clock.ms += 20 * MINUTE_MS
+        served = VolumeWithPast(volume)
+        times = served.namespace.lookup(served.namespace.lookup(1, b".aggfs").number, b"at")
+        name = format_moment(clock.ms - 5 * MINUTE_MS).encode()
+        then = served.namespace.lookup(times.number, name)
+        file = served.namespace.lookup(then.number, b"f")
+        clock.ms += 2 * HOUR_MS
+        for number in (then.number, file.number):
+            with pytest.raises(NoEntry):
+                served.namespace.by_number(number)
+        assert served.namespace.lookup(times.number, name).number != then.number
+
+
+async def test_a_view_cannot_be_changed_and_hides_behind_one_name(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        await new_file(volume, 1, b"f", b"old")
+        await flush(volume)
+        served = VolumeWithPast(volume)
+        names, files = served.namespace, served.files
+        assert {name for name, _, _ in names.readdir(1, 0)} == {b".", b"..", b"f"}
+        ours = names.lookup(1, b".aggfs")
+        times = names.lookup(ours.number, b"at")
+        then = names.lookup(times.number, format_moment(clock.ms).encode())
+        file = names.lookup(then.number, b"f")
+        for change in (
+            lambda: names.create(1, b".aggfs", stat.S_IFDIR, 0, 0),
+            lambda: names.create(times.number, b"x", stat.S_IFDIR, 0, 0),
+            lambda: names.create(then.number, b"x", stat.S_IFREG, 0, 0),
+            lambda: names.unlink(then.number, b"f"),
+            lambda: names.rename(1, b"f", then.number, b"g", wait_for_content=False),
+            lambda: names.rename(1, b"f", 1, b".aggfs", wait_for_content=False),
+            lambda: names.rename_noreplace(then.number, b"f", 1, b"g"),
+            lambda: names.exchange(1, b"f", then.number, b"f"),
+            lambda: names.link(file.number, 1, b"g"),
+            lambda: names.rmdir(1, b".aggfs"),
+            lambda: names.set_attributes(file.number, mode=0),
+            lambda: names.set_xattr(file.number, b"user.a", b""),
+            lambda: names.remove_xattr(file.number, b"user.a"),
+        ):
+            with pytest.raises(InThePast):
+                change()
+        with pytest.raises(InThePast):
+            await files.write(file.number, 0, b"new")
+        with pytest.raises(InThePast):
+            await files.truncate(file.number, 0)
