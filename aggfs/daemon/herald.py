@@ -105,7 +105,8 @@ def in_words(answer: Answer) -> str:
     waiting = _number(answer, "staged_bytes") + _number(answer, "dirty_bytes")
     entries = _number(answer, "outbox_entries") + _number(answer, "segments_pending")
     if waiting:
-        words = [f"{waiting / 2**20:.1f} MiB wait to be uploaded"]
+        unit, name = (2**20, "MiB") if waiting >= 2**20 else (2**10, "KiB")
+        words = [f"{waiting / unit:.1f} {name} wait to be uploaded"]
     elif entries:
         words = ["changed names wait to be uploaded"]
     else:

@@ -233,6 +233,7 @@ async def test_where_nobody_listens_nothing_is_asked():
     [
         ({}, ALL_THERE),
         ({"staged_bytes": 1 << 20, "dirty_bytes": 1 << 19}, "1.5 MiB wait to be uploaded"),
+        ({"staged_bytes": 1000}, "1.0 KiB wait to be uploaded"),
         ({"outbox_entries": 2}, "changed names wait to be uploaded"),
         ({"segments_pending": 1}, "changed names wait to be uploaded"),
         ({"read_only": True}, f"READ-ONLY; {ALL_THERE}"),
