@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +86,14 @@ class ServedFolder:
 
 @contextmanager
 def served(
-    module: str, top: Path, *arguments: str, environment: dict[str, str] | None = None
+    module: str,
+    top: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[ServedFolder]:
-    """Run `python -m module MOUNTPOINT STATE arguments` until the block ends.
+    """Run `python -m module MOUNTPOINT STATE arguments` until the block ends; `under` a command
+    that runs another.
 
     Yields when the folder answers. The process and the mount are gone afterwards.
     """
@@ -98,7 +103,7 @@ def served(
     log_path = top / "daemon.log"
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(mountpoint), str(state), *arguments],
+            [*under, sys.executable, "-m", module, str(mountpoint), str(state), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

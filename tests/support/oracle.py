@@ -14,6 +14,7 @@ from itertools import pairwise
 from tests.support.stripes import content
 
 SECTOR_BYTES = 512
+GROUP_BYTES = 16
 SYNCS = ("fsync", "fsync_directory", "flush")
 Tree = dict[str, bytes | None]  # path -> content; None: a directory
 
@@ -66,10 +67,13 @@ class History:
             return f"size {len(found)}, not of {sizes}"
         zeros_from = min(low for low, _ in sizes)
         writes = [(step.place, step.data) for step in later if step.kind == "write"]
-        cuts = {0, len(sure), zeros_from, len(found), *range(0, len(found), SECTOR_BYTES)}
-        cuts |= {edge for at, data in writes for edge in (at, at + len(data))}
-        edges = sorted(cut for cut in cuts if cut <= len(found))
-        for start, end in pairwise(edges):
+        edges = {0, len(sure), len(found), *(end for pair in sizes for end in pair)}
+        edges |= {edge for at, data in writes for edge in (at, at + len(data))}
+        # The groups of 16 bytes in which something begins or ends are written once more with it.
+        cuts = edges | {edge & -GROUP_BYTES for edge in edges}
+        cuts |= {(edge + step) & -GROUP_BYTES for edge in edges for step in (-1, GROUP_BYTES - 1)}
+        cuts |= set(range(0, len(found), SECTOR_BYTES))
+        for start, end in pairwise(sorted(cut for cut in cuts if 0 <= cut <= len(found))):
             part = found[start:end]
             allowed = [sure[start:end]] if start < len(sure) else []
             allowed += [
@@ -191,7 +195,8 @@ class Oracle:
             if not fault:
                 return ""
             faults.append(f"after step {number}: {fault}")
-        nearest = sorted(faults, key=len)[:3]
+        # A state with the right names is the nearest.
+        nearest = sorted(faults, key=lambda fault: (" missing are " in fault, len(fault)))[:3]
         return f"of {self._count} steps {self._sure} made sure; nearest: " + "; ".join(nearest)
 
     def _fault_of_state(self, found: Mapping[str, bytes | None], step: int, names: Names) -> str:
