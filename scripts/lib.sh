@@ -5,6 +5,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$top/.venv
 # pyfuse3 is built from source (hence the compiler); libisal2 is the fast coder, zfec the fallback.
 packages=(python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3 libisal2)
+test_packages=(strace) # what the crash tests see and break the daemon with
 
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 fail() { say "$*" >&2; exit 1; }
@@ -54,12 +55,17 @@ find_python() {
 }
 
 stamp_of() { # EXTRAS: changes whenever what must be installed changes
-    (cd "$top" && { printf '%s\n' "$1" "$top"; cat pyproject.toml constraints.txt; } | sha256sum)
+    (cd "$top" && {
+        printf '%s\n' "$1" "$top"
+        [ "$1" = run ] || printf '%s\n' "${test_packages[@]}"
+        cat pyproject.toml constraints.txt
+    } | sha256sum)
 }
 
 # prepare run|dev: afterwards $venv holds aggfs, with [dev] also what the tests need.
 prepare() {
     local wanted=$1 python
+    [ "$wanted" = run ] || packages+=("${test_packages[@]}")
     exec 9>"$top/.venv.lock"
     flock 9
     if [ "$(cat "$venv/stamp-$wanted" 2>/dev/null)" != "$(stamp_of "$wanted")" ]; then
