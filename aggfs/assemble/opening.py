@@ -167,7 +167,9 @@ class _Assembly:
             deadline_seconds=config.mount.read_deadline_seconds - 5,
             readers=self.readers,
         )
-        filler = self.filler = Filler(self.fetcher, self.blocks, self.namespace.content_of)
+        filler = self.filler = Filler(
+            self.fetcher, self.blocks, self.namespace.content_of, self.waited_for
+        )
         self.open_files = OpenFiles(
             database,
             self.namespace,

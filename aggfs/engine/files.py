@@ -5,7 +5,7 @@ bytes that the accounts have too. A read takes what is present; for a hole it as
 map which stripe has the block, and has it filled. What neither has is a gap: zeros.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 
@@ -17,7 +17,7 @@ from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.engine.pool import Pool
 from aggfs.engine.room import Room
-from aggfs.errors import LocalDiskFailed, NoEntry
+from aggfs.errors import LocalDiskFailed, NoEntry, NoSpace
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, FILE_BYTES_LIMIT, INLINE_BYTES, InodeRow
 from aggfs.threads import in_thread
@@ -83,6 +83,12 @@ class Files:
             return b""
         file = self._open_files.use(number)
         self._filler.read_ahead(file.target, offset, end)
+        try:
+            return await self._read_filling(file, offset, end)
+        except NoSpace:
+            return await self._read_past(file, offset, end)
+
+    async def _read_filling(self, file: OpenFile, offset: int, end: int) -> Buffer:
         while True:
             missing = file.sparse.missing(offset, end)
             await self._fill_all(file, missing)
@@ -99,6 +105,29 @@ class Files:
         self, file: OpenFile, offset: int, length: int
     ) -> tuple[Buffer, list[tuple[int, int]]]:
         return await in_thread(file.sparse.read, offset, length, limiter=self._workers)
+
+    async def _read_past(self, file: OpenFile, offset: int, end: int) -> Buffer:
+        """As `read`, where the local disk has no room for what is fetched: it goes to the reader
+        and nowhere else. What is written here meanwhile is newer."""
+        fetched: dict[int, Buffer] = {}
+        state: tuple[object, int] = (None, 0)
+        while True:
+            if state != (file.sparse, file.sparse.removals):  # what was fetched may be cut off
+                state = (file.sparse, file.sparse.removals)
+                fetched.clear()
+            length = max(0, min(end, self._open_files.size(file.number)) - offset)
+            data, holes = await self._read_present(file, offset, length)
+            file.sparse.settle()
+            unknown = [
+                (block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+                for low, high in holes
+                for block in range(low // BLOCK_BYTES, -(-high // BLOCK_BYTES))
+                if block not in fetched
+            ]
+            more = await self._filler.pass_by(file.target, unknown) if unknown else {}
+            if not more and state == (file.sparse, file.sparse.removals):
+                return laid_over(data, offset, holes, fetched)
+            fetched.update(more)
 
     def _has_source(self, file: OpenFile, holes: list[tuple[int, int]]) -> bool:
         """Whether holes that a read met could be filled: bytes here proved damaged."""
@@ -280,3 +309,19 @@ class Files:
             covered = self._blocks.extents(row.inode, first, stop)
             stored += end - start if not covered else 0
         return stored
+
+
+def laid_over(
+    data: Buffer, offset: int, holes: Sequence[tuple[int, int]], blocks: Mapping[int, Buffer]
+) -> Buffer:
+    """`data`, which begins at `offset`, with its holes filled from whole blocks, as far as there
+    are some."""
+    whole = bytearray(data)
+    for low, high in holes:
+        for number in range(low // BLOCK_BYTES, -(-high // BLOCK_BYTES)):
+            at = number * BLOCK_BYTES
+            block = blocks.get(number, b"")
+            start, stop = max(at, low), min(at + len(block), high)
+            if start < stop:
+                whole[start - offset : stop - offset] = block[start - at : stop - at]
+    return whole

@@ -5,9 +5,13 @@ however many ask at the same time, and goes only into what is still a hole: a lo
 came meanwhile wins, and what was cut off stays off. What the map has nothing for is a gap, and
 stays one.
 
-Two kinds of fetch share this path. What a reader waits for runs in his own task and ends with
+Three kinds of fetch share this path. What a reader waits for runs in his own task and ends with
 it. What is read ahead of him runs in the task `run`, a few stripes at a time; readers who come
-there before it wait for it. Who waits hears of the failure of what he waited for.
+there before it wait for it. Who waits hears of the failure of what he waited for. What is brought
+to be here, one day, is its caller's to pace (`bring`).
+
+What is read ahead lets a reader who waits go first, but for a moment only, and not once somebody
+waits for that itself.
 """
 
 import logging
@@ -24,6 +28,7 @@ from aggfs.cache.unitfile import disk_refusal
 from aggfs.engine.ahead import ReadAhead
 from aggfs.engine.fetch import Fetcher, Run
 from aggfs.engine.pool import Pool
+from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
@@ -31,6 +36,7 @@ from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Content, Exten
 from aggfs.threads import in_thread, list_in_slices
 
 RUNS_AHEAD = 6
+COURTESY_SECONDS = 0.1
 LANDINGS = 2
 THREAD_BYTES = 128 * 1024
 Pairs = list[tuple[int, int]]
@@ -39,11 +45,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Arrival:
-    """Blocks under way: `done` when they are here, or will not come. `error` says why not; none
-    and no blocks: whoever fetched them was cancelled, or the file was cut."""
+    """Blocks under way: `done` when they are here, or will not come; `wanted` when somebody waits
+    for them. `error` says why not; none and no blocks: whoever fetched them was cancelled, or the
+    file was cut. Those that are `patient` let readers go first."""
 
     done: trio.Event = field(default_factory=trio.Event)
+    wanted: trio.Event = field(default_factory=trio.Event)
     error: AggfsError | None = None
+    patient: bool = False
 
 
 @dataclass(slots=True)
@@ -63,9 +72,16 @@ class Filler:
     """Fills holes of sparse files from the accounts."""
 
     def __init__(
-        self, fetcher: Fetcher, blocks: Blocks, content_of: Callable[[bytes], Content | None]
+        self,
+        fetcher: Fetcher,
+        blocks: Blocks,
+        content_of: Callable[[bytes], Content | None],
+        waited_for: Works | None = None,
     ) -> None:
-        """`content_of` gives the entry of the version that is shown of an inode."""
+        """`content_of` gives the entry of the version that is shown of an inode; `waited_for`
+        come to be the waits of readers."""
+        self._waited_for = Works() if waited_for is None else waited_for
+        self._missed = Works()  # of these, for what nobody had fetched ahead
         self._fetcher = fetcher
         self._blocks = blocks
         self._content_of = content_of
@@ -128,6 +144,7 @@ class Filler:
                     return
                 self._runs_ahead += 1
                 arrival = self._expect(target, run)
+                arrival.patient = True
                 nursery.start_soon(self._fetch_ahead, target, run, arrival)
                 stop = max(stop, run.block + run.count)
                 target.ahead.reached(run.block + run.count)
@@ -142,12 +159,32 @@ class Filler:
             self._runs_ahead -= 1
 
     async def fill(self, target: Target, extents: Sequence[Extent]) -> None:
+        """As `bring`, for somebody who waits for them."""
+        with self._waited_for.work():
+            mine, others = self._claim(target, extents)
+            for arrival in others:
+                arrival.wanted.set()
+            if mine:
+                with self._missed.work():
+                    await self._fetch_all(target, mine)
+            await self._wait_for(others)
+
+    async def bring(self, target: Target, extents: Sequence[Extent]) -> None:
         """Bring these blocks, as far as they are holes; returns when none is under way any more.
 
         Raises `TooFewFragments`; what came until then stays. May be cancelled: others who wait
         for the same blocks then fetch them themselves. Holes may be left where the file was cut
         meanwhile, or another's fetch was cancelled: look again.
         """
+        mine, others = self._claim(target, extents)
+        if mine:
+            await self._fetch_all(target, mine)
+        await self._wait_for(others)
+
+    def _claim(
+        self, target: Target, extents: Sequence[Extent]
+    ) -> tuple[list[tuple[Extent, Arrival]], list[Arrival]]:
+        """What of these blocks nobody fetches, announced, and what is under way already."""
         mine: list[tuple[Extent, Arrival]] = []
         others: list[Arrival] = []
         for extent in extents:
@@ -157,16 +194,54 @@ class Filler:
                     mine.append((run, self._expect(target, run)))
                 else:
                     others.append(arrival)
-        if len(mine) == 1:
-            await self._fetch(target, *mine[0])
-        elif mine:
-            await self._fetch_all(target, mine)
+        return mine, others
+
+    @staticmethod
+    async def _wait_for(others: Sequence[Arrival]) -> None:
         for arrival in others:
             await arrival.done.wait()
             if arrival.error is not None:
                 raise arrival.error
 
+    async def pass_by(
+        self, target: Target, missing: Sequence[tuple[int, int]]
+    ) -> dict[int, Buffer]:
+        """What the map has of the blocks of these ranges, by their numbers; nothing is kept here,
+        where the local disk has no room for it. Raises as `bring`."""
+        content = self._content_of(target.inode)
+        if content is not None and content.inline:
+            touched = any(start < BLOCK_BYTES for start, _ in missing)
+            return {0: content.inline[: target.kept_bytes]} if touched else {}
+        found: dict[int, Buffer] = {}
+        for extent in self.sources(target, missing):
+            place = _Place(target.sparse, target.sparse.removals, target.size(), target.kept_bytes)
+
+            async def take(blocks: Sequence[Buffer], first: int, place: _Place) -> None:
+                await trio.lowlevel.checkpoint()
+                pieces = place.cut_to_size(first, blocks)
+                found.update((number, bytes(piece)) for number, piece in enumerate(pieces, first))
+
+            with self._waited_for.work():
+                use = partial(take, first=extent.block, place=place)
+                await self._fetcher.blocks(self._run_of(extent), use)
+        return found
+
+    async def _let_readers_go(self, arrival: Arrival) -> None:
+        """Return when no reader waits for a fetch of his own; soon anyhow; at once when somebody
+        waits for this one."""
+        if not self._missed or arrival.wanted.is_set():
+            return
+        with trio.move_on_after(COURTESY_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, arrival.wanted, nursery.cancel_scope)
+                while self._missed:
+                    await self._missed.settled()
+                nursery.cancel_scope.cancel()
+
     async def _fetch_all(self, target: Target, runs: Sequence[tuple[Extent, Arrival]]) -> None:
+        if len(runs) == 1:
+            await self._fetch(target, *runs[0])
+            return
         errors: list[AggfsError] = []
 
         async def fetch(run: Extent, arrival: Arrival) -> None:
@@ -191,12 +266,10 @@ class Filler:
         """Bring one run that was announced by `_expect`."""
         sparse, size, removals = target.sparse, target.size(), target.sparse.removals
         try:
-            state = self._blocks.stripe(run.sid)
-            if state is None:
-                raise Damaged(f"stripe {run.sid.hex()} has no row: its blocks cannot be found")
-            wanted = Run(state.row, Kind.DATA, run.index, run.count)
+            if arrival.patient:
+                await self._let_readers_go(arrival)
             place = _Place(sparse, removals, size, target.kept_bytes)
-            await self._fetcher.blocks(wanted, partial(self._land, place, run.block))
+            await self._fetcher.blocks(self._run_of(run), partial(self._land, place, run.block))
         except AggfsError as error:
             if target.sparse is sparse:  # else the file began anew, and nobody wants these
                 arrival.error = error
@@ -207,6 +280,12 @@ class Filler:
                 if target.under_way.get(number) is arrival:
                     del target.under_way[number]
             arrival.done.set()
+
+    def _run_of(self, extent: Extent) -> Run:
+        state = self._blocks.stripe(extent.sid)
+        if state is None:
+            raise Damaged(f"stripe {extent.sid.hex()} has no row: its blocks cannot be found")
+        return Run(state.row, Kind.DATA, extent.index, extent.count)
 
     async def _land(self, place: "_Place", first: int, blocks: Sequence[Buffer]) -> None:
         """Fill the holes of these blocks. What is long is written by a worker, at once where
@@ -230,6 +309,11 @@ class Filler:
         for number, piece in enumerate(pieces):
             place.sparse.fill(start + number * BLOCK_BYTES, piece, removals=place.removals)
             await trio.lowlevel.checkpoint()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:

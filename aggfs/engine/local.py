@@ -176,7 +176,7 @@ class LocalCopies:
         async def fetch(extent: Extent) -> None:
             try:
                 await turn(extent.count * BLOCK_BYTES)
-                await self._filler.fill(file.target, [extent])
+                await self._filler.bring(file.target, [extent])
             except AggfsError as error:
                 errors.append(error)
             finally:

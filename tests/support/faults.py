@@ -37,13 +37,31 @@ CORRUPT = Fault(FaultKind.BITFLIP)
 ROLLED_BACK = Fault(FaultKind.STALE)
 
 
+class RecordingStore(FaultyStore):
+    """Remembers every object that was asked for, in the order of asking."""
+
+    def __init__(self, store: Store, *, seed: int, asked: list[str]) -> None:
+        super().__init__(store, seed=seed)
+        self._asked = asked
+
+    async def get(self, key: str) -> bytes:
+        self._asked.append(key)
+        return await super().get(key)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._asked.append(key)
+        return await super().get_range(key, start, length)
+
+
 class Clouds:
-    """The accounts of one volume, by name: what lies there, and the faults before it."""
+    """The accounts of one volume, by name: what lies there, and the faults before it. `asked` are
+    the keys of objects that were read, in order."""
 
     def __init__(self, names: Iterable[str]) -> None:
+        self.asked: list[str] = []
         self.objects = {name: MemoryObjects(name) for name in names}
         self.stores = {
-            name: FaultyStore(MemoryStore(objects), seed=number)
+            name: RecordingStore(MemoryStore(objects), seed=number, asked=self.asked)
             for number, (name, objects) in enumerate(self.objects.items())
         }
 
@@ -118,16 +136,18 @@ class Ground:
         async with running(config, state, open_store=self.clouds.open_store) as volume:
             yield volume
 
-    async def write_file(self, volume: Volume, name: bytes) -> InodeRow:
+    async def write_file(
+        self, volume: Volume, name: bytes, size_bytes: int = FILE_BYTES
+    ) -> InodeRow:
         """A new file, known here; not in the accounts yet."""
-        data = content(FILE_BYTES, len(self.files))
+        data = content(size_bytes, len(self.files))
         row = volume.namespace.create(1, name, 0o100640, 0, 0)
         await volume.files.opened(row.number, truncate=False)
         await volume.files.write(row.number, 0, data)
         await volume.files.released(row.number)
         await volume.files.fsync(row.number)
         self.files[name] = data
-        return row
+        return volume.namespace.by_number(row.number)
 
     def fragments(self, volume: Volume) -> dict[tuple[bytes, int], tuple[str, str]]:
         """(stripe, index) -> (account, key) of every fragment that is in place."""
@@ -140,6 +160,11 @@ class Ground:
                     key = keys.fragment_name(row.epoch, row.sid, index, account.id)
                     found[row.sid, index] = (account.name, key)
         return found
+
+    def keys_of(self, volume: Volume, row: InodeRow) -> set[str]:
+        """The keys of all fragments that hold a file."""
+        wanted = set(volume.sids_of(volume.namespace.by_number(row.number)))
+        return {key for (sid, _), (_, key) in self.fragments(volume).items() if sid in wanted}
 
     def read_object(self, account: str, key: str) -> bytes | None:
         """What lies there, None where nothing does."""
@@ -159,7 +184,7 @@ class Ground:
         for name in names or self.files:
             row = volume.namespace.lookup(1, name)
             with trio.fail_after(READ_SECONDS):
-                data = await volume.files.read(row.number, 0, FILE_BYTES)
+                data = await volume.files.read(row.number, 0, row.size)
             assert bytes(data) == self.files[name]
 
     async def assert_reads_cold(self, volume: Volume) -> None:
