@@ -26,7 +26,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
 from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import attend, dying, movement, publish, report, strays, upkeep
+from aggfs.engine import attend, clone, dying, movement, publish, report, strays, upkeep
 from aggfs.engine import attributes as attribute_tables
 from aggfs.engine import openfiles as file_tables
 from aggfs.engine import pins as pin_table
@@ -74,6 +74,7 @@ TABLES = (
     *dying.TABLES,
     *file_tables.TABLES,
     *attribute_tables.TABLES,
+    *clone.TABLES,
     *movement.TABLES,
     *publish.TABLES,
     *strays.TABLES,

@@ -1,4 +1,4 @@
-"""Commands about the past of files: versions, restore."""
+"""Commands about contents that are kept, and shared: versions, restore, clone."""
 
 import json
 from typing import Any
@@ -55,6 +55,18 @@ def restore(path: str, version: str | None, at: str | None, to: str | None) -> N
         arguments["to"] = same_volume(target, to).path
     answer = ask(target.place, "restore", **arguments)
     click.echo(f"{to or path} is as it was at {answer['time']}")
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target", metavar="DESTINATION")
+def clone(source: str, target: str) -> None:
+    """Make the file or tree DESTINATION of SOURCE; no data moves. SOURCE may be what was there at
+    a time: FOLDER/.aggfs/at/TIME/..."""
+    meant = target_meant(source)
+    answer = ask(meant.place, "clone", path=meant.path, to=same_volume(meant, target).path)
+    more = f", {answer['cloned']} files and directories" if answer["cloned"] > 1 else ""
+    click.echo(f"{target} is a clone of {source}{more}")
 
 
 def same_volume(target: Target, path: str) -> Target:

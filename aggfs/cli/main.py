@@ -19,6 +19,8 @@ COMMANDS = {
     "account": "aggfs.cli.accounts",
     "audit": "aggfs.cli.audit",
     "device": "aggfs.cli.devices",
+    "clone": "aggfs.cli.history",
+    "check": "aggfs.cli.keeping",
     "evict": "aggfs.cli.paths",
     "flush": "aggfs.cli.paths",
     "gc": "aggfs.cli.keeping",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from stat import S_IMODE, S_ISREG
 
 import trio
+from msgspec.structs import replace
 
 from aggfs.engine.openfiles import OpenFile
 from aggfs.engine.versions import Version, Versions
@@ -61,7 +62,8 @@ class History:
         extents = self.versions.extents(version.content)
         if "to" in arguments:
             parent, name = self.place_meant(str(arguments["to"]))
-            self.make_file(parent, name, row, version.content, extents)
+            like = replace(row, mtime_ns=version.content.mtime_ns)
+            self.make_file(parent, name, like, version.content, extents)
             await self._parts.database.durable()
             await volume.tell_name(parent.number, name)
         else:
@@ -156,7 +158,7 @@ class History:
             uid=like.uid,
             gid=like.gid,
             atime_ns=like.atime_ns,
-            mtime_ns=content.mtime_ns,
+            mtime_ns=like.mtime_ns,
         )
         return namespace.by_inode(row.inode)
 

@@ -1,4 +1,4 @@
-"""The past of a volume, as a feature: versions, the trash, and letting go of both in time.
+"""The past of a volume, as a feature: versions, the trash, clones, and letting go in time.
 
 What the trash holds counts as free: `df` says so, and where room is needed the oldest goes first.
 Collection takes its time (the grace), so room is made ahead of need: a part of the whole is kept
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 import trio
 
 from aggfs.cache.past import Past
+from aggfs.engine.clone import Cloning
 from aggfs.engine.history import History
+from aggfs.engine.lookback import Lookback
 from aggfs.engine.trash import Trash
 from aggfs.engine.undelete import Undelete, told
 from aggfs.engine.volume import Feature, Volume
@@ -36,9 +38,15 @@ class Remembering:
         self.history = History(volume)
         self.trash = Trash(parts, self.history.versions)
         self.undelete = Undelete(parts, self.trash, self.history)
+        self.cloning = Cloning(volume, self.history, self._lookback())
         self._making_room = trio.Lock()
         self._promised = 0  # bytes given up whose room comes by `_promised_until`
         self._promised_until = 0.0
+
+    def _lookback(self) -> Lookback:
+        parts = self._parts
+        past, versions = Past(parts.database), self.history.versions
+        return Lookback(parts.tree, past, versions, parts.history, self._now_ms)
 
     # --- the trash ----------------------------------------------------------------------------
 
@@ -63,6 +71,7 @@ class Remembering:
 
     async def run(self) -> None:
         """The job: let go of what the retention does not keep, and keep some room free."""
+        await self.cloning.remove_unfinished()
         looks = int(TRIM_SECONDS // LOOK_SECONDS)
         while True:
             await self.trim()
@@ -130,6 +139,7 @@ def remembering(volume: Volume) -> Feature:
     volume.parts.room.helped_by(past.make_room)
     return Feature(
         verbs={
+            "clone": past.cloning.clone,
             "versions": past.history.list_versions,
             "restore": past.history.restore,
             "trash": past.list_trash,

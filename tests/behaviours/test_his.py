@@ -1,10 +1,12 @@
 """HIS: what was there before: versions, the trash, views of a time, clones."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,6 +15,7 @@ from aggfs.cli import exits
 from tests.support.mounting import needs_fuse
 from tests.support.samples import noise
 from tests.support.stage import MIB, Stage, shows
+from tests.support.volumes import LiveVolume
 
 pytestmark = needs_fuse
 
@@ -135,3 +138,62 @@ def test_the_whole_folder_is_seen_as_it_was_at_a_time(stage: Stage):
     hours = os.listdir(recovered.folder / ".aggfs" / "at")
     assert sorted(hours) == hours
     assert len(hours) >= 50
+
+
+@shows("HIS-4")
+def test_a_tree_is_cloned_without_moving_data(stage: Stage):
+    """`clone` of a tree of 24 MiB sends no data; a write to either is not seen in the other; a
+    kill in the middle leaves nothing half."""
+    volume = stage.volume()
+    volume.expect_log("")  # killed below
+    folder = volume.folder
+    (folder / "work" / "deep").mkdir(parents=True)
+    for number in range(3):
+        (folder / "work" / "deep" / f"part{number}").write_bytes(noise(8 * MIB + number))
+    for number in range(200):
+        (folder / "work" / f"small{number}").write_bytes(b"%d" % number)
+    volume.flush()
+    (folder / "missing").exists()  # the kernel remembers that it is not there
+    sent = sum(one["sent_bytes"] for one in volume.status()["accounts"])
+    stage.tell(volume.aggfs("clone", folder / "work", folder / "missing"))
+    volume.flush()
+    moved = sum(one["sent_bytes"] for one in volume.status()["accounts"]) - sent
+    stage.tell(f"it sent {moved} bytes")
+    assert moved < MIB
+    compare = ["diff", "-r", folder / "work", folder / "missing"]
+    subprocess.run(compare, check=True, timeout=60)
+    with (folder / "missing" / "deep" / "part1").open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"only in the clone")
+    assert (folder / "work" / "deep" / "part1").read_bytes() == noise(8 * MIB + 1)
+    volume.flush()
+    volume.evict()
+    assert (folder / "work" / "deep" / "part1").read_bytes() == noise(8 * MIB + 1)
+    assert b"only in the clone" in (folder / "missing" / "deep" / "part1").read_bytes()
+    for number in range(3):
+        _clone_and_kill(volume, f"killed{number}")
+        there = os.listdir(folder)
+        stage.tell(f"killed while cloning: {sorted(there)}")
+        assert set(there) - {"work", "missing"} <= {f"killed{number}"}
+        if len(there) == 3:
+            same = ["diff", "-r", folder / "work", folder / f"killed{number}"]
+            subprocess.run(same, check=True, timeout=60)
+            shutil.rmtree(folder / f"killed{number}")
+
+
+def _clone_and_kill(volume: LiveVolume, name: str) -> None:
+    """Begin to clone, kill the daemon as soon as something of it can be seen, mount again."""
+    folder = volume.folder
+
+    def clone() -> None:
+        with contextlib.suppress(AssertionError):  # it may be killed, or be faster
+            volume.aggfs("clone", folder / "work", folder / name)
+
+    worker = threading.Thread(target=clone)
+    worker.start()
+    while worker.is_alive() and set(os.listdir(folder)) <= {"work", "missing"}:
+        pass
+    volume.kill()
+    worker.join(60)
+    assert not worker.is_alive()
+    volume.mount()

@@ -1,0 +1,30 @@
+"""A process that clones a tree, and says when so many of its files are there.
+
+  python -m tests.support.dying_clone STATE_DIRECTORY
+
+Reads (configuration, number of files), pickled, from its standard input.
+"""
+
+import pickle
+import sys
+from pathlib import Path
+
+import trio
+
+from tests.support.running import running
+
+
+async def run(state: Path) -> None:
+    config, files = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - the tests' own words
+    async with running(config, state) as volume, trio.open_nursery() as nursery:
+        nursery.start_soon(volume.control, "clone", {"path": "/d", "to": "/copy"})
+        before = volume.namespace.inode_count
+        while volume.namespace.inode_count < before + files:
+            await trio.lowlevel.checkpoint()
+        await volume.parts.database.durable()
+        print("there", flush=True)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(run, Path(sys.argv[1]))
