@@ -177,15 +177,23 @@ class Changes:
         """
         parts = volume.parts
         stores = {one.id: one.store for one in parts.accounts}
+        ledger = parts.accounts.ledger
+
+        async def intend(account: bytes, key: str, size_bytes: int) -> None:
+            ledger.put_object(AccountId(account), key, size_bytes)
+            await parts.database.durable()
+
         placed, failed = await replace_headers(
             ((bytes(account), store) for account, store in stores.items()),
             opened,
             self._around.random_bytes,
+            intend,
         )
         needed = min(len(stores), opened.policy.n - opened.policy.k + 1)
         if len(placed) < needed:
             for account, (key, _) in placed.items():
                 await stores[AccountId(account)].delete(key)
+                ledger.drop_object(AccountId(account), key)
             raise Unreachable(
                 f"{len(placed)} of {needed} accounts took the change: {next(iter(failed.values()))}"
             )
@@ -198,10 +206,8 @@ class Changes:
         rows = HeaderRows(parts.database)
         for one in parts.accounts:
             if bytes(one.id) in placed:
-                key, size = placed[bytes(one.id)]
-                parts.accounts.ledger.put_object(one.id, key, size)
                 rows.put(one.id, opened.generation)
-                await forget_older_headers(one, parts.accounts.ledger, key)
+                await forget_older_headers(one, ledger, placed[bytes(one.id)][0])
         await parts.database.durable()
         return [one.name for one in parts.accounts if bytes(one.id) in failed]
 

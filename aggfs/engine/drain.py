@@ -6,10 +6,11 @@ is made superfluous by a checkpoint that lies elsewhere. When nothing needs it a
 and its header may go too, and the account is no part of the volume.
 
 An account that does not answer is forgotten with what lies there: nobody can delete that, and
-what is left is fewer than k fragments of anything.
+what is left is fewer than k fragments of anything. Of a stripe of another device what is live is
+sealed again here: only its owner may move or delete its fragments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -17,9 +18,10 @@ from aggfs.cache.blocks import StripeState
 from aggfs.coding.keys import is_header_name
 from aggfs.engine.accounts import Account
 from aggfs.engine.attend import HeaderRows
-from aggfs.engine.move import Mover, held_by, size_of
+from aggfs.engine.move import Mover, held_by, is_movable, is_ours, size_of
 from aggfs.engine.movement import Answer, Told
 from aggfs.engine.rebalance import BATCH_MOVES, carry_out, pages
+from aggfs.engine.rewrite import Rewriter
 from aggfs.engine.volume import Parts
 from aggfs.errors import NoEntry
 from aggfs.model import AccountEntry, AccountId
@@ -34,8 +36,9 @@ class Draining:
     """A task of `engine.movement`: `account` is to be emptied; `prefer`, if given, takes what it
     may of it."""
 
-    def __init__(self, parts: Parts, mover: Mover) -> None:
+    def __init__(self, parts: Parts, mover: Mover, rewriter: Rewriter) -> None:
         self._parts = parts
+        self._rewriter = rewriter
         self._mover = mover
         self._table = parts.database.table("movement")
         for key, _ in self._table.scan(LEAVING):
@@ -91,7 +94,11 @@ class Draining:
         left = False
         batch: list[Move] = []
         for page in pages(self._parts):
+            others = [one for one in page if not is_ours(self._parts, one)]
+            left = await self._seal_again(others, account) or left
             for state in page:
+                if state in others:
+                    continue
                 left = left or self._names(state, account)
                 batch += self._moves(state, account, preferred)
                 if len(batch) >= BATCH_MOVES:
@@ -103,6 +110,17 @@ class Draining:
             await self._mover.settle()
         return left
 
+    async def _seal_again(self, states: Sequence[StripeState], account: Account) -> bool:
+        """Seal again what is live of these stripes, as far as they are there; whether something of
+        them is live yet."""
+        there = [state for state in states if _indices_at(state, account.id)]
+        return bool(there) and await self._rewriter.replace_all(
+            there, self._parts.policy.storage_class, self._turn
+        )
+
+    async def _turn(self, state: StripeState) -> None:
+        await self._mover.pace.turn(sum(state.row.sealed_bytes))
+
     def _names(self, state: StripeState, account: Account) -> bool:
         """Whether a stripe still has, or may have, something there that can be taken away."""
         if _indices_at(state, account.id):
@@ -112,7 +130,7 @@ class Draining:
 
     def _moves(self, state: StripeState, account: Account, preferred: AccountId) -> list[Move]:
         indices = _indices_at(state, account.id)
-        if not indices or not state.announced or state.row.sid in self._parts.staging:
+        if not indices or not is_movable(self._parts, state):
             return []
         found = place_elsewhere(
             self._parts.accounts.states(),

@@ -4,7 +4,7 @@ A generation is written to every account before older ones are deleted, so that 
 header that opens. An account that was away keeps an older one until it is seen again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import trio
@@ -19,6 +19,7 @@ from aggfs.stores.base import ObjectInfo, Store
 UNDO_SECONDS = 30.0
 
 RandomBytes = Callable[[int], bytes]
+Intend = Callable[[bytes, str, int], Awaitable[None]]  # account, key, size in bytes
 
 
 async def put_header(
@@ -70,14 +71,23 @@ async def find_headers(store: Store, listing: Iterable[ObjectInfo]) -> list[Foun
 
 
 async def replace_headers(
-    stores: Iterable[tuple[bytes, Store]], opened: OpenedHeader, random_bytes: RandomBytes
+    stores: Iterable[tuple[bytes, Store]],
+    opened: OpenedHeader,
+    random_bytes: RandomBytes,
+    intend: Intend | None = None,
 ) -> tuple[dict[bytes, tuple[str, int]], dict[bytes, StoreError]]:
-    """Put a new generation on every account: where it lies now, and which accounts failed."""
+    """Put a new generation on every account: where it lies now, and which accounts failed.
+    `intend`, if given, is awaited before each put: from then on the object may be there."""
     placed: dict[bytes, tuple[str, int]] = {}
     failed: dict[bytes, StoreError] = {}
     for account, store in stores:
         try:
-            placed[account] = await put_header(store, opened, account, random_bytes)
+            data = seal_header(opened, account, random_bytes=random_bytes)
+            key = header_name(random_bytes(8))
+            if intend is not None:
+                await intend(account, key, len(data))
+            await store.put(key, [data])
+            placed[account] = key, len(data)
         except StoreError as error:
             failed[account] = error
     return placed, failed

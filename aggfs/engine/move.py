@@ -34,6 +34,7 @@ from aggfs.errors import Damaged, NotFound, StoreError, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.model import AccountId, DropStripe, PutStripe
 from aggfs.placement.rebalance import Move, Spread, may_hold
+from aggfs.sync.collection import owner_of
 from aggfs.threads import in_slices
 
 GET_SECONDS = 60.0
@@ -83,9 +84,8 @@ class Mover:
             return self._arrived(move)
 
     def _allowed(self, state: StripeState, move: Move, target: Account) -> bool:
-        """What is staged still, or was never announced, is the business of `engine.stripes`."""
         index = move.index
-        if state.row.sid in self._parts.staging or not state.announced:
+        if not is_movable(self._parts, state):
             return False
         if index >= len(state.row.places) or state.row.places[index] != move.source:
             return False
@@ -198,6 +198,17 @@ class Mover:
             left = tuple(one for one in state.moving if one != (index, account_id))
             self._blocks.put_stripe(replace(state, moving=left))
             self._accounts.ledger.add(AccountId(account_id), -size_of(state))
+
+
+def is_ours(parts: Parts, state: StripeState) -> bool:
+    """Whether this device may change where a stripe is. Others seal its blocks again."""
+    return owner_of(state.row.sid, parts.tree.members()) == parts.checkpointer.device
+
+
+def is_movable(parts: Parts, state: StripeState) -> bool:
+    """Whether a stripe may be moved now: ours, and in the accounts. What is staged still, or was
+    never announced, is the business of `engine.stripes`."""
+    return state.announced and state.row.sid not in parts.staging and is_ours(parts, state)
 
 
 def held_by(state: StripeState) -> tuple[frozenset[AccountId], ...]:

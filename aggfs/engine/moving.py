@@ -17,8 +17,8 @@ def moving(volume: Volume) -> Feature:
     """Rebalancing, accounts that leave, coding anew, and compaction."""
     parts = volume.parts
     mover = Mover(parts, parts.readers)
-    draining = Draining(parts, mover)
     rewriter = Rewriter(parts)
+    draining = Draining(parts, mover, rewriter)
     compactor = Compactor(parts, rewriter, mover.pace)
     movement = Movement(
         volume,
@@ -26,7 +26,7 @@ def moving(volume: Volume) -> Feature:
         {
             "rebalance": Rebalancing(parts, mover),
             "drain": draining,
-            "remove": Removing(parts, mover),
+            "remove": Removing(parts, mover, rewriter),
             "re-encode": Recoding(volume, mover, rewriter),
         },
     )

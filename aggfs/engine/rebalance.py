@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import trio
 
 from aggfs.cache.blocks import StripeState
-from aggfs.engine.move import Mover, spread_of
+from aggfs.engine.move import Mover, is_movable, is_ours, spread_of
 from aggfs.engine.movement import Answer, Told
 from aggfs.engine.volume import Parts
 from aggfs.errors import StoreError
@@ -37,7 +37,7 @@ class Rebalancing:
         count = size = 0
         for page in pages(self._parts):
             for state in page:
-                for move in _moves_of(leveller, state):
+                for move in _moves_of(leveller, state) if is_ours(self._parts, state) else ():
                     count, size = count + 1, size + move.size_bytes
             await trio.lowlevel.checkpoint()
         after = self._by_name(leveller)
@@ -66,7 +66,7 @@ class Rebalancing:
         batch: list[Move] = []
         for page in pages(self._parts):
             for state in page:
-                if state.announced and not state.moving:
+                if not state.moving and is_movable(self._parts, state):
                     batch += _moves_of(leveller, state)
                 if len(batch) >= BATCH_MOVES:
                     moved += await carry_out(self._mover, batch, told)

@@ -2,7 +2,8 @@
 
 Theory of operation. Parity does not depend on n: where k stays, fragments are added, each made of
 k others, or taken away when all the rest are in place. Where k changes, the live blocks are sealed
-again into new stripes (`engine.rewrite`), and the old ones are collected. Either way a stripe that
+again into new stripes (`engine.rewrite`), and the old ones are collected; so it is with stripes of
+another device, whose fragments are not ours to change. Either way a stripe that
 is done is so by its row, so that whatever is cut short goes on where it was.
 """
 
@@ -13,8 +14,7 @@ from msgspec.structs import replace
 
 from aggfs.cache.blocks import StripeState
 from aggfs.coding.codec import fragment_bytes
-from aggfs.engine.live import live_steps
-from aggfs.engine.move import Mover, held_by, size_of
+from aggfs.engine.move import Mover, held_by, is_movable, is_ours, size_of
 from aggfs.engine.movement import Answer, Told
 from aggfs.engine.rebalance import pages
 from aggfs.engine.rewrite import Rewriter
@@ -23,7 +23,6 @@ from aggfs.errors import NoEntry, NoSpace, Unreachable
 from aggfs.model import DropStripe, PutStripe
 from aggfs.placement.plan import check_complete_copy, plan_missing
 from aggfs.placement.policy import StorageClass, check_class
-from aggfs.threads import in_slices
 
 Wanted = Mapping[str, str | int]
 
@@ -103,10 +102,11 @@ class Recoding:
                 for state in page
                 if (chosen is None or state.row.sid in chosen) and self._differs(state, used)
             ]
-            for state in todo:
-                if state.row.k == used.k:
-                    left = not await self._change_n(state.row.sid, used.n, told) or left
-            left = await self._change_k([one for one in todo if one.row.k != used.k], used) or left
+            same_k = [one for one in todo if one.row.k == used.k and is_ours(self._parts, one)]
+            for state in same_k:
+                left = not await self._change_n(state.row.sid, used.n, told) or left
+            others = [state for state in todo if state not in same_k]
+            left = await self._change_k(others, used) or left
             await trio.lowlevel.checkpoint()
         return left
 
@@ -125,7 +125,7 @@ class Recoding:
             state = self._parts.blocks.stripe(sid)
             if state is None:
                 return True
-            if not state.announced or sid in self._parts.staging:
+            if not is_movable(self._parts, state):
                 return False
             before = len(state.row.places)
             if n < before:
@@ -187,21 +187,10 @@ class Recoding:
 
     async def _change_k(self, states: Sequence[StripeState], used: StorageClass) -> bool:
         """Seal what is live of these stripes again; whether something of them is live yet."""
-        if not states:
-            return False
-        await self._parts.database.durable()
-        with self._parts.database.snapshot() as snapshot:
-            live = await in_slices(live_steps(snapshot, [state.row.sid for state in states]))
-        known = [state for state in states if live.blocks[state.row.sid]]
-        ready = [
-            state for state in known if state.announced and state.row.sid not in self._parts.staging
-        ]
+        return bool(states) and await self._rewriter.replace_all(states, used, self._turn)
 
-        async def turn(state: StripeState) -> None:
-            await self._mover.pace.turn(sum(state.row.sealed_bytes))
-
-        await self._rewriter.rewrite_all(ready, live, used, turn)
-        return bool(known)
+    async def _turn(self, state: StripeState) -> None:
+        await self._mover.pace.turn(sum(state.row.sealed_bytes))
 
 
 def _put_bytes(state: StripeState, used: StorageClass) -> int:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from aggfs.cache.blocks import StripeState
 from aggfs.coding import codec
 from aggfs.engine.fetch import Run
-from aggfs.engine.live import Live
+from aggfs.engine.live import Live, live_steps
 from aggfs.engine.volume import Parts
 from aggfs.errors import Damaged, Unreachable
 from aggfs.formats.fragment import Kind
@@ -39,6 +39,8 @@ from aggfs.threads import in_slices, in_thread
 STORED_SECONDS = 300.0
 PIECES_LIMIT = 4096
 
+Turn = Callable[[StripeState], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -56,12 +58,27 @@ class Rewriter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
+    async def replace_all(
+        self, states: Sequence[StripeState], used: StorageClass, turn: Turn
+    ) -> bool:
+        """Let nothing refer to these stripes any more, as far as they are in the accounts: what is
+        live of them is sealed again. Whether something was live; the caller looks again then, for
+        it may be so for a while yet. Raises as `rewrite_all`."""
+        await self._parts.database.durable()
+        with self._parts.database.snapshot() as snapshot:
+            live = await in_slices(live_steps(snapshot, [state.row.sid for state in states]))
+        known = [state for state in states if live.blocks[state.row.sid]]
+        staging = self._parts.staging
+        ready = [one for one in known if one.announced and one.row.sid not in staging]
+        await self.rewrite_all(ready, live, used, turn)
+        return bool(known)
+
     async def rewrite_all(
         self,
         states: Iterable[StripeState],
         live: Live,
         used: StorageClass,
-        turn: Callable[[StripeState], Awaitable[None]],
+        turn: Turn,
     ) -> None:
         """Seal what is live of these stripes into stripes of class `used`, several into one. `turn`
         is awaited before each of them is read. Raises as `pieces` and `rewrite`."""

@@ -4,45 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from aggfs.config import Config, MountConfig
-from aggfs.engine.versions import Versions
-from aggfs.engine.volume import Volume
-from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS
-from aggfs.sync.retention import Retention, Tier
-from tests.support.movements import nothing_is_lost_or_left_over, read_all
-from tests.support.running import dump, flush, make_volume, new_file, recover, running, write
-from tests.support.stripes import content
-
-NOTHING_OLD = Retention((Tier(0, 0),), 0)
-KEPT = (0, 5, 6, 15)  # of each stripe's blocks
+from aggfs.model import BLOCK_BYTES
+from tests.support.movements import (
+    forget_the_past,
+    nothing_is_lost_or_left_over,
+    read_all,
+    sparse_files,
+)
+from tests.support.running import dump, flush, make_volume, recover, running, write
 
 
 def collecting_at_once(config: Config) -> Config:
     return replace(config, mount=MountConfig(collect_after_seconds=0))
-
-
-async def sparse_files(volume: Volume, files: int = 4) -> dict[bytes, bytes]:
-    """Files of a stripe each, most blocks of which were written anew in a second one."""
-    made = {}
-    for number in range(files):
-        name = b"file%d" % number
-        data = bytearray(content(STRIPE_BLOCKS * BLOCK_BYTES, number))
-        row = await new_file(volume, 1, name, bytes(data))
-        await flush(volume)
-        for block in set(range(STRIPE_BLOCKS)) - set(KEPT):
-            new = content(BLOCK_BYTES, 1000 * number + block)
-            data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = new
-            await write(volume, row, block * BLOCK_BYTES, new)
-        await flush(volume)
-        made[name] = bytes(data)
-    return made
-
-
-async def forget_the_past(volume: Volume) -> None:
-    await flush(volume)
-    parts = volume.parts
-    versions = Versions(parts.database, parts.tree, parts.blocks)
-    await versions.trim(parts.wall_ns() // 1_000_000 + 10, NOTHING_OLD)
-    await parts.database.durable()
 
 
 async def test_what_is_left_of_sparse_stripes_is_packed_together(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.support.movements import (
     nothing_is_lost_or_left_over,
     read_all,
 )
-from tests.support.running import flush, make_volume, running
+from tests.support.running import dump, flush, make_volume, recover, running
 
 MIB = 1 << 20
 
@@ -118,3 +118,25 @@ async def test_what_an_account_held_goes_to_the_one_that_replaces_it(tmp_path: P
             name: before[name] for name in ("a0", "a2", "a3")
         }
         assert await read_all(volume, made) == made
+
+
+async def test_a_recovered_device_does_without_an_account_too(tmp_path: Path) -> None:
+    """The stripes are those of the lost machine: what is live of them is sealed again."""
+    place = await make_volume(tmp_path, accounts=4)
+    async with running(place.config, place.state) as volume:
+        await fill(volume, 4)
+    state, config = await recover(place, tmp_path / "other")
+    async with running(config, state) as volume:
+        before = await dump(volume)
+        assert (await ask(volume, "rebalance"))["moved_bytes"] == 0
+        name = next(iter(fragments_at(volume)))
+        gone = next(one.id for one in volume.parts.accounts if one.name == name)
+        assert (await ask(volume, "account-remove", name=name))["state"] == "done"
+        numbers = volume.namespace.numbers_under(1)
+        rows = [volume.namespace.by_number(number) for number in numbers]
+        used = {sid for row in rows for sid in volume.sids_of(row)}
+        states = [volume.parts.blocks.stripe(sid) for sid in used]
+        assert all(one is not None and one.full for one in states)
+        assert all(one is not None and gone not in one.row.places for one in states)
+        await volume.control("evict", {})
+        assert await dump(volume) == before

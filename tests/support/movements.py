@@ -5,11 +5,15 @@ from pathlib import Path
 
 import trio
 
+from aggfs.engine.versions import Versions
 from aggfs.engine.volume import Volume
-from aggfs.model import InodeRow
-from tests.support.running import Place, flush, new_file
+from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, InodeRow
+from aggfs.sync.retention import Retention, Tier
+from tests.support.running import Place, flush, new_file, write
 from tests.support.stripes import content
 
+NOTHING_OLD = Retention((Tier(0, 0),), 0)
+KEPT = (0, 5, 6, 15)  # of each stripe's blocks
 FILE_BYTES = 1_500_000
 END_SECONDS = 60
 
@@ -23,6 +27,32 @@ async def fill(volume: Volume, files: int, *, first: int = 0) -> dict[bytes, byt
         await flush(volume)
         made[name] = data
     return made
+
+
+async def sparse_files(volume: Volume, files: int = 4) -> dict[bytes, bytes]:
+    """Files of a stripe each, most blocks of which were written anew in a second one."""
+    made = {}
+    for number in range(files):
+        name = b"file%d" % number
+        data = bytearray(content(STRIPE_BLOCKS * BLOCK_BYTES, number))
+        row = await new_file(volume, 1, name, bytes(data))
+        await flush(volume)
+        for block in set(range(STRIPE_BLOCKS)) - set(KEPT):
+            new = content(BLOCK_BYTES, 1000 * number + block)
+            data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = new
+            await write(volume, row, block * BLOCK_BYTES, new)
+        await flush(volume)
+        made[name] = bytes(data)
+    return made
+
+
+async def forget_the_past(volume: Volume) -> None:
+    """Only what is shown is kept."""
+    await flush(volume)
+    parts = volume.parts
+    versions = Versions(parts.database, parts.tree, parts.blocks)
+    await versions.trim(parts.wall_ns() // 1_000_000 + 10, NOTHING_OLD)
+    await parts.database.durable()
 
 
 async def read_all(volume: Volume, names: dict[bytes, bytes]) -> dict[bytes, bytes]:
