@@ -6,12 +6,13 @@ do its faults: a volume can be stopped and opened again in the middle of an outa
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 
 import trio
 
-from aggfs.config import AccountConfig
+from aggfs.config import AccountConfig, Size
 from aggfs.engine.volume import Volume
 from aggfs.model import InodeRow
 from aggfs.stores.base import Store
@@ -193,11 +194,16 @@ class Ground:
         await self.assert_reads(volume)
 
 
-async def new_ground(root: Path, k: int, n: int) -> Ground:
-    """A new volume. From now on this trio run has no threads."""
+async def new_ground(
+    root: Path, k: int, n: int, *, accounts: int | None = None, quota_bytes: int = 0
+) -> Ground:
+    """A new volume over n accounts, or more. From now on this trio run has no threads."""
     without_threads()
-    clouds = Clouds(f"a{number}" for number in range(n))
-    place = await make_volume(root, k=k, n=n, open_store=clouds.open_store)
+    count = accounts or n
+    clouds = Clouds(f"a{number}" for number in range(count))
+    place = await make_volume(root, k=k, n=n, accounts=count, open_store=clouds.open_store)
+    declared = tuple(replace(one, quota_bytes=Size(quota_bytes)) for one in place.config.accounts)
+    place = replace(place, config=replace(place.config, accounts=declared))
     return Ground(place, clouds, k, n)
 
 
