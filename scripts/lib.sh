@@ -5,7 +5,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$top/.venv
 # pyfuse3 is built from source (hence the compiler); libisal2 is the fast coder, zfec the fallback.
 packages=(python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3 libisal2)
-test_packages=(strace) # what the crash tests see and break the daemon with
+test_packages=(strace file) # strace: the crash tests see and break the daemon with it
 
 say() { printf '%s: %s\n' "${0##*/}" "$*"; }
 fail() { say "$*" >&2; exit 1; }
