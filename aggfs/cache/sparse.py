@@ -165,25 +165,21 @@ class SparseFile:
         """Look at whole units, prove what is suspect, and leave out what is not there."""
         with self._lock:
             version = self._version
-            if not self._presence.any(offset, end):
-                return bytearray(end - offset), [(offset, end)]
+            absent = self._presence.holes(offset, end)
+            if absent == [(offset, end)]:
+                return bytearray(end - offset), absent
         wide_start, wide_end = group_of(offset, end, UNIT_BYTES)
         raw = self._raw.raw(wide_start, wide_end)
         with self._lock:
             if version != self._version:
-                raw = self._raw.raw(wide_start, wide_end)
+                raw, absent = self._raw.raw(wide_start, wide_end), []
             self._judge(wide_start, raw)
-            holes = self._presence.holes(offset, end)
-        if not holes:
-            return self._raw.decrypt(wide_start, raw, offset, end), []
-        out = bytearray(end - offset)
-        at = offset
-        for start, stop in [*holes, (end, end)]:
-            if at < start:
-                part = self._raw.decrypt(wide_start, raw, at, start)
-                out[at - offset : start - offset] = part
-            at = stop
-        return out, holes
+            holes = self._new_ranges()  # `raw` lacks what was filled meanwhile
+            holes.add_all([*absent, *self._presence.holes(offset, end)])
+        out = bytearray(self._raw.decrypt(wide_start, raw, offset, end))
+        for start, stop in holes:
+            out[start - offset : stop - offset] = bytes(stop - start)
+        return out, list(holes)
 
     def _prove(self, start: int, end: int) -> None:
         """Look at the suspect units of the range, lock held."""

@@ -443,6 +443,33 @@ def test_what_was_cut_off_does_not_come_back_when_the_file_grows(state):
     assert missing[0][0] <= 1000
 
 
+class Interrupted:
+    """A lock before whose third use something else happens."""
+
+    def __init__(self, lock, action):
+        self._lock, self._action, self._count = lock, action, 0
+
+    def __enter__(self):
+        self._count += 1
+        if self._count == 3:
+            self._action()
+        self._lock.acquire()
+
+    def __exit__(self, *exception):
+        self._lock.release()
+
+
+def test_a_hole_that_is_filled_while_it_is_read_is_a_hole_of_that_read(state):
+    file = state.open()
+    file.write(0, b"x" * 100)
+    file.write(5000, b"x" * 100)
+    file._lock = Interrupted(file._lock, lambda: file.fill(100, bytes(4900)))
+    data, holes = file.read(0, 5100)
+    assert data == b"x" * 100 + bytes(4900) + b"x" * 100
+    assert holes == [(100, 5000)]
+    assert file.read(0, 5100) == (data, [])
+
+
 def test_an_edit_within_a_group_keeps_nothing_of_what_was_cut_off_behind_it(state):
     file = state.open()
     file.write(0, b"x" * 32)
