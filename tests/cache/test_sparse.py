@@ -461,13 +461,13 @@ class Interrupted:
 
 def test_a_hole_that_is_filled_while_it_is_read_is_a_hole_of_that_read(state):
     file = state.open()
-    file.write(0, b"x" * 100)
-    file.write(5000, b"x" * 100)
-    file._lock = Interrupted(file._lock, lambda: file.fill(100, bytes(4900)))
-    data, holes = file.read(0, 5100)
-    assert data == b"x" * 100 + bytes(4900) + b"x" * 100
-    assert holes == [(100, 5000)]
-    assert file.read(0, 5100) == (data, [])
+    file.write(0, b"x" * 96)
+    file.write(4992, b"x" * 96)
+    file._lock = Interrupted(file._lock, lambda: file.fill(96, bytes(4896)))
+    data, holes = file.read(0, 5088)
+    assert data == b"x" * 96 + bytes(4896) + b"x" * 96
+    assert holes == [(96, 4992)]
+    assert file.read(0, 5088) == (data, [])
 
 
 def test_an_edit_within_a_group_keeps_nothing_of_what_was_cut_off_behind_it(state):
