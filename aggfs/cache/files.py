@@ -15,7 +15,7 @@ from aggfs.cache.sidecar import Sidecar, sync_directory
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.sums import TABLE, CleanSums, sweep
 from aggfs.cache.unitfile import UnitCipher, UnitFile
-from aggfs.errors import Busy
+from aggfs.errors import Busy, LocalDiskFailed
 
 _PROBE_BYTES = 1024 * 1024
 STAT_BLOCK_BYTES = 512
@@ -131,6 +131,14 @@ class SparseFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         del self._doomed[number, generation]
+
+    def sync_marks(self) -> None:
+        """In a worker: the marks that are gone are gone after a loss of power, too; but for those
+        of files with marks left, see `SparseFile.sync`. Raises LocalDiskFailed."""
+        try:
+            self._marks.sync()
+        except OSError as error:
+            raise LocalDiskFailed(f"the local disk refused a sync: {error}") from error
 
     def sweep(self, limit: int = 1000) -> bool:
         """Loop: delete some rows of removed files; whether there may be more."""

@@ -7,7 +7,6 @@ staging file given back. After a restart `run` goes on where the rows say.
 """
 
 import logging
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -354,8 +353,8 @@ class Stripes:
     async def _clean_up(self, sid: bytes) -> None:
         """Delete what given-up puts may have left."""
         for index, place in self._state(sid).attempts:
-            given_up = self._given_up.get((sid, index, place), -math.inf)
-            if trio.current_time() - given_up < self._grace_seconds:
+            now = trio.current_time()  # one of a former run may still be under way, too
+            if now - self._given_up.setdefault((sid, index, place), now) < self._grace_seconds:
                 continue
             self._given_up.pop((sid, index, place), None)
             account = self._accounts.get(place)

@@ -310,7 +310,20 @@ class Volume:
                 break
             await self._wait_a_little()
         await self.parts.stripes.wait_settled()
+        await self._forget_marks(wanted)
         return {}
+
+    async def _forget_marks(self, wanted: set[int] | None) -> None:
+        """After a loss of power, what has just been stored must not be taken for edited: the
+        marks of former edits would come back, and their bytes instead of newer ones."""
+        try:
+            await in_thread(self.parts.sparse_files.sync_marks)
+            for file in self.parts.open_files.edited():
+                if wanted is None or file.number in wanted:
+                    await in_thread(file.sparse.sync)
+        except LocalDiskFailed as error:
+            self.parts.database.give_up(str(error))
+            raise
 
     async def stage(self, wanted: set[int] | None) -> None:
         """Bring edits of now, of these files or of all, into stripes and the outbox: each is a

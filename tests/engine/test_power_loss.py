@@ -4,10 +4,12 @@ The files of edits are put back as they were before the edit, beside the databas
 the worst that a disk may make of writes that nobody synced.
 """
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -98,6 +100,35 @@ async def test_what_a_cut_removed_does_not_come_back(tmp_path: Path, size: int) 
         await volume.files.truncate(volume.namespace.lookup(1, b"file").number, BIG)
         await settled(volume)
         assert await read(volume, b"file") == old[:size].ljust(BIG, b"\0")
+
+
+async def test_marks_that_went_take_nothing_back_that_was_flushed(tmp_path: Path) -> None:
+    """The disk has the marks of an edit, and not its bytes: nothing synced either of them."""
+    place = await make_volume(tmp_path)
+    marks, data = place.state / "files" / "marks", place.state / "files" / "data"
+    left: dict[Path, bytes] = {}
+
+    def syncing(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        left[path] = path.read_bytes()
+
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"old" * 1000)
+        await flush(volume)
+        await volume.files.fsync(row.number)
+        left = {path: path.read_bytes() for path in data.iterdir()}
+        await write(volume, row, 0, b"new" * 1000)
+        left[marks] = marks.read_bytes()
+        with mock.patch.object(os, "fdatasync", syncing):
+            await flush(volume)
+            await volume.parts.database.durable()
+        shutil.copytree(place.state, place.root / "state after")
+    shutil.rmtree(place.state)
+    (place.root / "state after").rename(place.state)
+    for path in (marks, *data.iterdir()):
+        path.write_bytes(left[path])
+    async with running(place.config, place.state) as volume:
+        assert await read(volume, b"file") == b"new" * 1000
 
 
 async def test_a_file_that_was_emptied_and_written_anew_is_on_the_disk_when_it_is_closed(

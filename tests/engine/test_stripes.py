@@ -5,8 +5,10 @@ from pathlib import Path
 
 import trio
 
+from aggfs.engine.stripes import GRACE_SECONDS
 from aggfs.engine.volume import Volume
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
+from aggfs.threads import without_threads
 from tests.support.running import flush, make_volume, new_file, running
 from tests.support.stripes import content
 
@@ -74,6 +76,33 @@ async def test_what_a_put_without_an_answer_left_is_deleted_when_its_account_is_
                 key = volume.parts.keys.fragment_name(state.row.epoch, state.row.sid, index, where)
                 assert where == account.id
                 assert not (Path(account.path) / key).exists()
+
+
+async def test_what_a_former_run_gave_up_may_arrive_later_and_is_deleted_then(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    without_threads()
+    place = await make_volume(tmp_path, accounts=4)
+    account = place.config.accounts[0]
+    async with running(place.config, place.state) as volume:
+        faulty(volume)[0].inject(Fault(FaultKind.DOWN))
+        for number in range(8):
+            row = await new_file(volume, 1, b"file%d" % number, content(300_000, number))
+            await volume.parts.flusher.flush([row.number], volume._uploads)
+        stripes = volume.parts.blocks.stripes
+        await until(lambda: all(state.full for state in stripes()))
+        [state, *_] = [state for state in stripes() if state.attempts]
+        [(index, where)] = state.attempts
+        assert where == account.id
+        key = volume.parts.keys.fragment_name(state.row.epoch, state.row.sid, index, where)
+    async with running(place.config, place.state) as volume:
+        await trio.sleep(GRACE_SECONDS / 2)
+        late = Path(account.path) / key
+        late.parent.mkdir(exist_ok=True)
+        late.write_bytes(b"on its way for a minute")
+        blocks = volume.parts.blocks
+        await until(lambda: not blocks.unfinished(), 2 * GRACE_SECONDS)
+        assert not late.exists()
 
 
 async def test_a_flush_of_one_file_ends_while_others_keep_writing(tmp_path: Path) -> None:
