@@ -78,20 +78,26 @@ class Files:
 
     async def read(self, number: int, offset: int, length: int) -> Buffer:
         """At most `length` bytes; fewer only at the end of the file. Raises `TooFewFragments`."""
-        end = min(offset + length, self._open_files.size(number))
-        if offset >= end:
-            return b""
-        file = self._open_files.use(number)
-        self._filler.read_ahead(file.target, offset, end)
-        try:
-            return await self._read_filling(file, offset, end)
-        except NoSpace:
-            return await self._read_past(file, offset, end)
-
-    async def _read_filling(self, file: OpenFile, offset: int, end: int) -> Buffer:
         while True:
-            missing = file.sparse.missing(offset, end)
-            await self._fill_all(file, missing)
+            end = min(offset + length, self._open_files.size(number))
+            if offset >= end:
+                return b""
+            file = self._open_files.use(number)
+            self._filler.read_ahead(file.target, offset, end)
+            try:
+                found = await self._read_filling(file, offset, end)
+            except NoSpace:
+                return await self._read_past(file, offset, end)
+            if found is not None:
+                return found
+
+    async def _read_filling(self, file: OpenFile, offset: int, end: int) -> Buffer | None:
+        """None: the file has another content now, which may be longer or shorter."""
+        while True:
+            sparse = file.sparse
+            await self._fill_all(file, sparse.missing(offset, end))
+            if file.sparse is not sparse:
+                return None
             if end - offset <= REQUEST_BYTES:
                 cached = file.sparse.read_cached(offset, end - offset)
                 if cached is not None:
@@ -149,9 +155,8 @@ class Files:
         await self._database.throttle()
         file = self._open_files.use(number)
         while True:
-            if file.shape.locked():  # it is truncated just now
-                async with file.shape:
-                    pass
+            if file.reshaping:
+                await file.in_shape()
             elif file.sparse.landings.overlap(offset, offset + len(data)):
                 await file.sparse.landings.wait()
             elif self._rests_on_unsynced(file):
@@ -202,9 +207,7 @@ class Files:
     async def truncate(self, number: int, size: int) -> None:
         """Make the file `size` bytes long. What a longer file gains is a gap."""
         file = self._open_files.use(number)
-        async with file.shape:
-            while file.writers:
-                await file.written.wait()
+        async with file.reshape():
             if size and self._rests_on_unsynced(file):
                 await self._sync(file)
             self._open_files.begin_edit(file)

@@ -90,9 +90,7 @@ class History:
         number, volume = row.number, self._volume
         await volume.tell_content(number)
         with self._held(number) as file:
-            async with file.shape:  # nobody begins to write
-                while file.writers:
-                    await file.written.wait()
+            async with file.reshape():
                 await self._make_version_of_now(file)
                 extents = self.versions.extents(content)
                 self._replace(file, content, extents)

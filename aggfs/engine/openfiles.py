@@ -5,7 +5,8 @@ dirty marks of the sparse files it is what finds edited files again after a stop
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -44,7 +45,8 @@ class OpenFile:
     `OpenFiles.rests_on` names. `emptied`: its former content was given up, and what replaces it
     was not synced since. `writers` are at work in worker threads; `written` is set when one ends.
     `error` is for its programs to hear; `failures` of sending it out came one after the other,
-    and nobody tries before `try_again_at`. Who truncates holds `shape`.
+    and nobody tries before `try_again_at`. While somebody truncates it, `reshaping` is set, and
+    `shape` held: see `reshape`.
     """
 
     number: int
@@ -60,6 +62,7 @@ class OpenFile:
     error: AggfsError | None = None
     failures: int = 0
     try_again_at: float = 0.0
+    reshaping: bool = False
     shape: trio.Lock = field(default_factory=trio.Lock)
     written: trio.Event = field(default_factory=trio.Event)
 
@@ -72,6 +75,25 @@ class OpenFile:
     def inode(self) -> bytes:
         """Its inode id."""
         return self.target.inode
+
+    @asynccontextmanager
+    async def reshape(self) -> AsyncIterator[None]:
+        """Alone with the file: no other write begins, and those that had begun have ended."""
+        async with self.shape:
+            self.reshaping = True
+            try:
+                while self.writers:
+                    await self.written.wait()
+                yield
+            finally:
+                self.reshaping = False
+
+    async def in_shape(self) -> None:
+        """Return when nobody is alone with the file. (Who waits holds the lock for no time: that
+        it is held does not tell.)"""
+        while self.reshaping:
+            async with self.shape:
+                pass
 
     @property
     def busy(self) -> bool:

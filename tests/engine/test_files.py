@@ -8,7 +8,7 @@ import trio
 from aggfs.engine.openfiles import OpenFile
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, InodeRow
-from tests.support.running import make_volume, new_file, running
+from tests.support.running import make_volume, new_file, running, write
 from tests.support.stripes import content
 
 BIG = 2 * BLOCK_BYTES + 3
@@ -70,3 +70,16 @@ async def test_a_write_beyond_a_cut_that_is_under_way_is_there(tmp_path: Path) -
             await until(lambda: volume.namespace.by_number(row.number).size < BIG)
             await volume.files.write(row.number, BLOCK_BYTES, new)
         assert await whole(volume, row) == old[:1000].ljust(BLOCK_BYTES, b"\0") + new
+
+
+async def test_many_writers_go_on_after_a_truncation_that_they_waited_for(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"f", content(300_000, 1))
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for size in (200_000, 100_000, 250_000):
+                    nursery.start_soon(volume.files.truncate, row.number, size)
+                for at in range(20):
+                    nursery.start_soon(write, volume, row, 300_000 + at, b"x")
+        assert volume.namespace.by_number(row.number).size >= 100_000
