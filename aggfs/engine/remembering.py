@@ -13,7 +13,7 @@ from aggfs.cache.past import Past
 from aggfs.engine.clone import Cloning
 from aggfs.engine.history import History
 from aggfs.engine.lookback import Lookback
-from aggfs.engine.trash import Trash
+from aggfs.engine.trash import ENTRIES_AT_ONCE, Trash
 from aggfs.engine.undelete import Undelete, told
 from aggfs.engine.volume import Feature, Volume
 from aggfs.errors import Busy, StoreError
@@ -53,7 +53,11 @@ class Remembering:
     async def list_trash(self, volume: Volume, arguments: Arguments) -> Answer:
         """`trash`: what may be brought back, the newest first."""
         del volume, arguments
-        found = [told(one, self.trash) for one in self.trash.entries()]
+        found: list[Answer] = []
+        for one in self.trash.entries():
+            found.append(told(one, self.trash))
+            if len(found) % ENTRIES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
         return {"entries": found[::-1], "size_bytes": self.trash.size_bytes()}
 
     async def empty_trash(self, volume: Volume, arguments: Arguments) -> Answer:
@@ -147,5 +151,6 @@ def remembering(volume: Volume) -> Feature:
             "undelete": past.undelete.undelete,
         },
         jobs={"letting go of the past": past.run},
+        figures={"trash_bytes": past.trash.size_bytes},
         reclaimable_bytes=past.trash.size_bytes,
     )

@@ -11,6 +11,7 @@ What nobody else ever heard of is no case for the trash (`engine.pending` takes 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from stat import S_ISREG
 
 import trio
@@ -23,6 +24,7 @@ from aggfs.sync.clock import milliseconds, unpack
 from aggfs.sync.registers import is_created
 
 ENTRIES_AT_ONCE = 64
+COUNTED_AT_ONCE = 500
 DEPTH_LIMIT = 4096
 
 
@@ -84,8 +86,8 @@ class Trash:
 
     def size_bytes(self) -> int:
         """About how much room the whole trash holds. Looks only at what came since the last
-        time."""
-        for when, link in self._past.removed(self._counted):
+        time, and at no more than some of it: the rest counts the next time."""
+        for when, link in islice(self._past.removed(self._counted), COUNTED_AT_ONCE):
             found = self._removed(when, link)
             self._size_bytes += self.size_of(found.row) if found is not None else 0
             self._counted = when, link

@@ -1,6 +1,7 @@
 """CPY: copies by block id, version and hole."""
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -92,6 +93,79 @@ def _at_once(actions: list[Callable[[], None]]) -> None:
     for thread in threads:
         thread.join(120)
         assert not thread.is_alive()
+
+
+@shows("CPY-3")
+def test_what_is_here_is_not_asked_for_again(stage: Stage):
+    """The destination has all that is wanted: no transfer."""
+    volume = _cold(stage, k=2, n=3)
+    path = volume.folder / "file"
+    assert path.read_bytes() == noise(16 * MIB)
+    asked = _reads(volume.asked())
+    assert asked
+    _drop_kernel_pages(path)
+    assert path.read_bytes() == noise(16 * MIB)
+    assert _reads(volume.asked()) == asked
+    stage.tell(f"16 MiB took {asked} requests; read once more from what is here: none")
+
+
+@shows("CPY-3")
+def test_versions_decide_what_a_copy_brings(stage: Stage):
+    """An answer older than a write is dropped; where another version has come meanwhile, its
+    blocks are brought, and it is told by its number."""
+    volume = _cold(stage, [*stage.buckets(2), *stage.directories(1)], k=2, n=3)
+    volume.expect_log("account")
+    path, old = volume.folder / "file", noise(16 * MIB)
+    first = _version(path)
+    with path.open("r+b") as file:
+        file.write(b"newer")
+    volume.flush()
+    second = _version(path)
+    assert second != first
+    volume.wait_until_quiet()
+    volume.evict()
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(_pread(path, 4096, 8192)))
+    command = ("restore", path, "--version", first)
+    putting_back = threading.Thread(target=lambda: volume.aggfs(*command))
+    asked = _reads(volume.asked())
+    with volume.places[0].hanging(), volume.places[1].hanging():
+        reader.start()
+        volume.wait_until(lambda _: _reads(volume.asked()) > asked, "the fetch is under way")
+        with path.open("r+b") as file:
+            file.seek(64 * 1024)
+            file.write(b"newer than what is on its way")
+        putting_back.start()
+    for thread in (reader, putting_back):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert found == [old[8192 : 8192 + 4096]]
+    assert path.read_bytes() == old
+    versions = [
+        one["version"] for one in json.loads(volume.aggfs("versions", path, "--json"))["versions"]
+    ]
+    stage.tell(f"written while a fetch was under way, then put back: versions {versions}")
+    assert versions[0] == _version(path)
+    assert versions[-2:] == [second, first]
+    volume.aggfs("restore", path, "--version", versions[1])
+    assert path.read_bytes()[64 * 1024 :].startswith(b"newer than what is on its way")
+    assert path.read_bytes()[:5] == b"newer"
+
+
+def _version(path: Path) -> str:
+    return os.getxattr(path, "user.aggfs.version").decode()
+
+
+def _reads(asked: dict[str, int]) -> int:
+    return sum(asked.get(verb, 0) for verb in ("get", "get_range"))
+
+
+def _drop_kernel_pages(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 @shows("CPY-4")
