@@ -204,3 +204,36 @@ async def test_what_a_stop_left_beside_a_place_is_deleted_after_it(tmp_path: Pat
         assert fragments(volume, state, place) == before
         await flush(volume)
         ledger_equals_what_lies_there(volume, place)
+
+
+async def test_a_read_that_began_before_a_move_still_finds_the_old_places(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, accounts=5)
+    async with running(place.config, place.state) as volume:
+        state = await filled(volume)
+        row = volume.namespace.lookup(1, b"file")
+        await volume.parts.local.evict([row.number])
+        stores = [faulty(volume, account) for account in state.row.places]
+        for store in stores:
+            store.inject(Fault(FaultKind.SLOW, frozenset({"get_range"}), seconds=5.0))
+        mover = Mover(volume.parts, volume.parts.readers)
+        read: list[bytes] = []
+
+        async def read_it() -> None:
+            read.append(bytes(await volume.files.read(row.number, 0, len(DATA))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_it)
+            with trio.fail_after(10):
+                while not any(store.hits[FaultKind.SLOW] for store in stores):
+                    await trio.lowlevel.checkpoint()
+            for index in range(2):
+                target = free_account(volume, now(volume, state))
+                source = AccountId(state.row.places[index])
+                assert await mover.move(Move(state.row.sid, index, source, target, 0))
+            with trio.move_on_after(2):
+                await mover.settle()
+            assert len(fragments(volume, state, place)) == 5
+        assert read == [DATA]
+        assert await mover.settle() == 0
+        assert now(volume, state).full
+        assert len(fragments(volume, state, place)) == 3

@@ -4,12 +4,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from aggfs.config import Config, MountConfig, Size
 from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoSpace
+from aggfs.model import BLOCK_BYTES
+from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from tests.support.movements import ask, fill, nothing_is_lost_or_left_over, read_all
-from tests.support.running import Place, dump, flush, make_volume, new_file, recover, running
+from tests.support.running import (
+    Place,
+    dump,
+    flush,
+    make_volume,
+    new_file,
+    recover,
+    running,
+    write,
+)
 from tests.support.stripes import content
 
 MIB = 1 << 20
@@ -134,3 +146,54 @@ async def test_a_code_for_which_there_is_no_room_is_refused(tmp_path: Path) -> N
         await fill(volume, 5)
         with pytest.raises(NoSpace, match=r"bytes would be put .* bytes too few"):
             await volume.control("re-encode", {"k": 3, "n": 4})
+
+
+async def test_older_versions_and_clones_come_along(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=5)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        old, new = content(3 * BLOCK_BYTES + 7, 1), content(BLOCK_BYTES, 2)
+        row = await new_file(volume, 1, b"file", old)
+        await flush(volume)
+        await volume.control("clone", {"path": "/file", "to": "/clone"})
+        await write(volume, row, BLOCK_BYTES, new)
+        await flush(volume)
+        before = sids(volume)
+        await ask(volume, "re-encode", k=3, n=4)
+        await collect(volume)
+        assert not before & sids(volume)
+        versions = (await volume.control("versions", {"path": "/file"}))["versions"]
+        assert isinstance(versions, list)
+        first = versions[-1]["version"]
+        await volume.control("restore", {"path": "/file", "version": first, "to": "/old"})
+        changed = old[:BLOCK_BYTES] + new + old[2 * BLOCK_BYTES :]
+        made = {b"file": changed, b"clone": old, b"old": old}
+        assert await read_all(volume, made) == made
+        await flush(volume)
+        seen = await dump(volume)
+    state, recovered = await recover(place, tmp_path / "other")
+    async with running(recovered, state) as volume:
+        assert await dump(volume) == seen
+
+
+async def test_no_fragment_is_taken_away_while_one_that_stays_is_missing(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=4, accounts=4)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = await fill(volume, 1)
+        (state,) = volume.parts.blocks.stripes()
+        account = volume.parts.accounts.get(state.row.places[0])
+        assert account is not None
+        store = FaultyStore(account.store, seed=1)
+        store.inject(Fault(FaultKind.DOWN))
+        account.store = store
+        volume.parts.repairs.note(state.row.sid, 0)
+        await volume.control("re-encode", {"k": 2, "n": 3})
+        with trio.move_on_after(2):
+            while codes(volume) == {(2, 4)}:  # noqa: ASYNC110 - as a user looks
+                await trio.sleep(0.02)
+        assert codes(volume) == {(2, 4)}
+        store.heal()
+        await volume.control("look", {})
+        with trio.fail_after(60):
+            while codes(volume) == {(2, 4)}:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert await read_all(volume, made) == made
