@@ -463,7 +463,8 @@ def test_a_hole_that_is_filled_while_it_is_read_is_a_hole_of_that_read(state):
     file = state.open()
     file.write(0, b"x" * 96)
     file.write(4992, b"x" * 96)
-    file._lock = Interrupted(file._lock, lambda: file.fill(96, bytes(4896)))
+    worker = threading.Thread(target=file.fill, args=(96, bytes(4896)))
+    file._lock = Interrupted(file._lock, lambda: (worker.start(), worker.join()))
     data, holes = file.read(0, 5088)
     assert data == b"x" * 96 + bytes(4896) + b"x" * 96
     assert holes == [(96, 4992)]
