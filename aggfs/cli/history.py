@@ -32,7 +32,7 @@ def _versions_text(answer: dict[str, Any]) -> str:
             show.size(one["size"]),
             one["version"],
             one["device"],
-            "current" if one["current"] else "",
+            "current" if one["current"] else "gone" if one["gone"] else "",
         ]
         for one in answer["versions"]
     ]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from aggfs.engine.openfiles import OpenFile
 from aggfs.engine.versions import Version, Versions
 from aggfs.engine.volume import Volume
-from aggfs.errors import BadConfig, Busy, IsADirectory, NoEntry
+from aggfs.errors import BadConfig, Busy, Damaged, IsADirectory, NoEntry
 from aggfs.model import Content, Extent, InodeRow, Member
 from aggfs.sync.moments import format_moment, parse_moment
 
@@ -48,7 +48,16 @@ class History:
             "size": version.content.size,
             "device": self._device_name(version.stamp.device),
             "current": version.content.version in row.heads[:1],
+            "gone": self._is_gone(version),
         }
+
+    def _is_gone(self, version: Version) -> bool:
+        """Whether its content was let go of, on the device that this one was recovered from."""
+        try:
+            self.versions.extents(version.content)
+        except Damaged:
+            return True
+        return False
 
     def _device_name(self, device: bytes) -> str:
         row = self._parts.tree.control(b"m" + device)

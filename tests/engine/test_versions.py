@@ -1,10 +1,14 @@
 """Versions of files: kept by the table, an old one put back, trimmed without harm to the others."""
 
+from dataclasses import replace
+
+import pytest
 import trio
 
 from aggfs.cache.past import Past
 from aggfs.engine.history import History
 from aggfs.engine.volume import Volume
+from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES
 from aggfs.sync.retention import DAY_MS, HOUR_MS, Retention, Tier
 from tests.support.running import (
@@ -175,3 +179,30 @@ async def test_what_is_not_below_the_cut_stays(tmp_path) -> None:
             gone = await past.versions.trim(2**46, NOTHING_OLD)
         assert gone == 0
         await assert_all_come_back(volume, number, held)
+
+
+async def test_what_was_let_go_is_told_after_a_recovery_that_still_hears_of_it(tmp_path) -> None:
+    place = await make_volume(tmp_path)
+    mount = replace(place.config.mount, collect_after_seconds=0)
+    async with running(replace(place.config, mount=mount), place.state) as volume:
+        number, held = await with_versions(volume)
+        await flush(volume)
+        past = History(volume)
+        now_ms = past.versions.of(volume.namespace.by_number(number).inode)[-1].time_ms
+        await past.versions.trim(now_ms + 40 * DAY_MS, NOTHING_OLD)
+        gone = await volume.control("gc", {})
+        assert gone["deleted_objects"]
+        await flush(volume)
+    second, config = await recover(place, tmp_path / "second")  # from the whole journal
+    async with running(config, second) as volume:
+        told = (await volume.control("versions", {"path": "/f"}))["versions"]
+        assert [one["current"] for one in told] == [True] + [False] * (len(held) - 1)
+        assert not told[0]["gone"]
+        assert sum(one["gone"] for one in told) >= 4
+        for one in told[1:]:
+            arguments = {"path": "/f", "version": one["version"], "to": "/old"}
+            if one["gone"]:
+                with pytest.raises(Damaged, match="not stored any more"):
+                    await volume.control("restore", arguments)
+        assert not {name for name, _, _ in volume.namespace.readdir(1, 2)} & {b"old"}
+        assert await all_of(volume, volume.namespace.resolve(b"/f").number) == held[-1]
