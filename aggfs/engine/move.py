@@ -26,7 +26,6 @@ from aggfs.cache.blocks import StripeState
 from aggfs.coding.codec import fragment_bytes
 from aggfs.coding.whole import whole_fragment_steps
 from aggfs.engine.accounts import Account
-from aggfs.engine.pace import Pace
 from aggfs.engine.upload import Parcel, put_all
 from aggfs.engine.volume import Parts
 from aggfs.engine.works import Works
@@ -53,7 +52,7 @@ class Mover:
         self._blocks = parts.blocks
         self._accounts = parts.accounts
         self._readers = readers
-        self.pace = Pace(readers)
+        self.pace = parts.pace.another()
         self._settling = trio.Lock()
         self._given_up: dict[tuple[bytes, int, bytes], float] = {}
 

@@ -67,6 +67,7 @@ class Movement:
         self._table = self._database.table("movement")
         self._wall_ns = volume.parts.wall_ns
         self._mover = mover
+        self._usual_rate = mover.pace.bytes_per_second
         self._tasks = tasks
         self._wake = trio.Event()
         self._changed = trio.Event()
@@ -189,8 +190,8 @@ class Movement:
             logger.info("copies that have moved are deleted later: %s", error)
 
     async def _carry_out(self, row: MovementRow) -> None:
-        rate = row.wanted.get("rate", 0)
-        self._mover.pace.bytes_per_second = rate if isinstance(rate, int) else 0
+        rate = row.wanted.get("rate", self._usual_rate)
+        self._mover.pace.bytes_per_second = int(rate)
         self._began = trio.current_time(), row.moved_bytes
         with trio.CancelScope() as self._scope:
             pause = FIRST_PAUSE_SECONDS

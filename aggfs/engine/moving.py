@@ -19,7 +19,7 @@ def moving(volume: Volume) -> Feature:
     mover = Mover(parts, parts.readers)
     rewriter = Rewriter(parts)
     draining = Draining(parts, mover, rewriter)
-    compactor = Compactor(parts, rewriter, mover.pace)
+    compactor = Compactor(parts, rewriter, parts.pace)
     movement = Movement(
         volume,
         mover,

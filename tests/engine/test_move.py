@@ -49,6 +49,9 @@ async def filled(volume: Volume) -> StripeState:
     await new_file(volume, 1, b"file", DATA)
     await flush(volume)
     (state,) = volume.parts.blocks.stripes()
+    with trio.fail_after(10):
+        while state.row.sid in volume.parts.staging:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.01)
     return state
 
 
