@@ -59,6 +59,12 @@ def _waiting(answer: dict[str, Any]) -> str:
     )
 
 
+def _state(account: dict[str, Any]) -> str:
+    if not account["healthy"]:
+        return f"DOWN: {account['error']}"
+    return "FULL" if account["full"] else "healthy"
+
+
 def _accounts(answer: dict[str, Any]) -> str:
     rows = [
         [
@@ -67,7 +73,7 @@ def _accounts(answer: dict[str, Any]) -> str:
             account["driver"],
             show.percent(account["level"]),
             f"{show.size(account['used_bytes'])} of {show.size(account['capacity_bytes'])}",
-            "healthy" if account["healthy"] else f"DOWN: {account['error']}",
+            _state(account),
         ]
         for account in answer["accounts"]
     ]

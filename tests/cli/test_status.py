@@ -36,6 +36,7 @@ ANSWER = {
             "place": "/srv/one",
             "healthy": True,
             "error": "",
+            "full": False,
             "quota_bytes": 10 * GIB,
             "capacity_bytes": 10 * GIB,
             "used_bytes": 4 * GIB,
@@ -49,6 +50,7 @@ ANSWER = {
             "place": "s3://s3.example.com/two",
             "healthy": False,
             "error": "no answer",
+            "full": False,
             "quota_bytes": 0,
             "capacity_bytes": 10 * GIB,
             "used_bytes": 4 * GIB,
@@ -78,6 +80,15 @@ def test_status_says_what_matters(home, capsys):
     assert "one      first        directory  40.0 %  4.00 GiB of 10.0 GiB  healthy" in text
     assert "two      example.com  s3         40.0 %  4.00 GiB of 10.0 GiB  DOWN: no answer" in text
     assert "note: one and two share a disk" in text
+
+
+def test_an_account_that_takes_nothing_more_is_shown_so(home, capsys):
+    make_known("photos")
+    full, other = ANSWER["accounts"]
+    answer = ANSWER | {"accounts": [full | {"full": True}, other]}
+    with answering(place_of("photos").socket_path, {"status": answer}):
+        assert run(["status"]) == exits.DONE
+    assert "4.00 GiB of 10.0 GiB  FULL\n" in capsys.readouterr().out
 
 
 def test_status_for_programs_is_what_the_daemon_says(home, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from tests.support.faultproxy import FaultProxy
 from tests.support.servers import REGION, SeaweedFS
 
 ACCESS_VARIABLE = "AGGFS_SUPPORT_ACCESS"
@@ -176,6 +177,18 @@ class BucketPlace:
             yield
         finally:
             os.kill(self.server.pid, signal.SIGCONT)
+
+
+class ProxiedPlace(BucketPlace):
+    """A bucket that the volume reaches through a proxy, which misbehaves on demand."""
+
+    def __init__(self, proxy: FaultProxy, place: BucketPlace) -> None:
+        super().__init__(place.server, place.bucket, place.prefix, place.name, quota=place.quota)
+        self.proxy = proxy
+
+    def spec(self) -> str:
+        settings = self._settings(self.proxy.endpoint)
+        return f"{self.name}=s3://{self.bucket}/{self.prefix}?{settings}"
 
 
 def dump(place: Place) -> bytes:
