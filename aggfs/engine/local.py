@@ -12,7 +12,7 @@ from aggfs.engine.fill import Filler
 from aggfs.engine.namespace import Namespace
 from aggfs.engine.openfiles import OpenFile, OpenFiles
 from aggfs.engine.room import Limits
-from aggfs.errors import AggfsError
+from aggfs.errors import AggfsError, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES, Extent, InodeRow
 from aggfs.threads import in_thread
 
@@ -104,9 +104,17 @@ class LocalCopies:
         await self._database.durable()  # bytes go only after the rows that replace them
         for file, ranges in going:
             if ranges:
-                await in_thread(file.sparse.punch, ranges)
+                await self._punch(file, ranges)
             self._open_files.rest(file)
         return sum(end - start for _, ranges in going for start, end in ranges), kept
+
+    async def _punch(self, file: OpenFile, ranges: Pairs) -> None:
+        """A failed sync takes the marks of all files into doubt."""
+        try:
+            await in_thread(file.sparse.punch, ranges)
+        except LocalDiskFailed as error:
+            self._database.give_up(str(error))
+            raise
 
     def _make_holes(self, file: OpenFile) -> Pairs:
         """What of a file the accounts have too is a hole now; its ranges."""

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from aggfs.config import MountConfig, Size
+from aggfs.errors import LocalDiskFailed
 from tests.support.running import flush, make_volume, new_file, running
 
 
@@ -46,3 +49,17 @@ async def test_close_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Pa
         row = await new_file(volume, 1, b"precious", b"x" * 400_000)
         await volume.files.flush(row.number)
         assert volume.state_of(volume.namespace.by_number(row.number)) == "full"
+
+
+async def test_a_sync_that_fails_while_copies_go_ends_all_acknowledging(tmp_path: Path) -> None:
+    """The marks of all files lie in one file: what a failed sync lost of it may be anybody's."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"one", b"x" * 5000)
+        other = await new_file(volume, 1, b"other", b"x" * 5000)
+        await flush(volume)
+        volume.parts.open_files.use(row.number).sparse.syncing._failed = True
+        with pytest.raises(LocalDiskFailed):
+            await volume.control("evict", {})
+        with pytest.raises(LocalDiskFailed):
+            await volume.files.fsync(other.number)
