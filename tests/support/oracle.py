@@ -41,11 +41,13 @@ class Step:
 
 @dataclass
 class History:
-    """One file: what it was at the start, and every change of its bytes since, by step."""
+    """One file: what it was at the start, and every change of its bytes since, by step.
+    `uncertain`: a change failed, so nobody knows what a later sync makes sure."""
 
     start: bytes = b""
     changes: list[tuple[int, Step]] = field(default_factory=list)
     synced: list[int] = field(default_factory=list)
+    uncertain: bool = False
 
     def at(self, step: int) -> bytearray:
         """Its bytes after a step."""
@@ -149,7 +151,9 @@ class Oracle:
             if acknowledged:
                 self._synced(number, step)
         elif step.kind in ("write", "truncate"):
-            self._file(step.path).changes.append((number, step))
+            file = self._file(step.path)
+            file.changes.append((number, step))
+            file.uncertain |= not acknowledged
         else:
             self._rename(number, step)
             self._states.append((number, dict(self._names)))
@@ -161,12 +165,11 @@ class Oracle:
 
     def _synced(self, number: int, step: Step) -> None:
         self._sure = number
-        if step.kind == "fsync":
-            self._file(step.path).synced.append(number)
-        elif step.kind == "flush":
-            for file in self._names.values():
-                if file is not None:
-                    file.synced.append(number)
+        files = {"fsync": [step.path], "flush": list(self._names)}.get(step.kind, [])
+        for path in files:
+            file = self._names[path]
+            if file is not None and not file.uncertain:
+                file.synced.append(number)
 
     def _rename(self, number: int, step: Step) -> None:
         names = self._names
