@@ -217,3 +217,37 @@ def test_an_account_is_replaced_by_another(stage: Stage):
         (place.name for place in volume.places), key=lambda name: (name == new.name, name)
     )
     assert tree_of(volume.folder) == data
+
+
+@shows("AGG-8")
+def test_a_large_file_stays_storable_until_there_is_no_room_for_it(stage: Stage):
+    """Small files fill unequal accounts: a file of 24 MiB finds room until the whole has none."""
+    quotas = (24, 24, 40, 64)
+    volume = stage.volume([one for quota in quotas for one in one_directory(stage, quota)])
+    large, data = 24 * MIB, {}
+    enough = large * 16 // 15 + 2 * MIB  # a sixteenth is kept for padding, and some for journals
+    while room_for_data(volume) > enough:
+        name = f"small{len(data)}"
+        data[name] = write_noise(volume.folder / name, 300_000, len(data))
+        volume.ask("flush")
+    room = room_for_data(volume)
+    stage.tell(f"{len(data)} small files; room for {room / MIB:.1f} MiB; levels {levels(volume)}")
+    data["large"] = write_noise(volume.folder / "large", large, 999)
+    volume.flush()
+    volume.wait_until_quiet()
+    stage.tell(f"a file of {large // MIB} MiB is stored; levels {levels(volume)}")
+    volume.evict()
+    assert tree_of(volume.folder) == data
+
+
+def room_for_data(volume: LiveVolume) -> int:
+    """The largest T with sum of min(free, T/2) >= 3T/2, by halving: what 2-of-3 can still store."""
+    free = [one["capacity_bytes"] - one["used_bytes"] for one in volume.status()["accounts"]]
+    low, high = 0, sum(free)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if 2 * sum(min(one, middle / 2) for one in free) >= 3 * middle:
+            low = middle
+        else:
+            high = middle - 1
+    return low
