@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aggfs.cli import exits
 from tests.support.faultproxy import FaultProxy, ProxyFault
 from tests.support.mounting import needs_fuse
 from tests.support.places import BucketPlace, Place, ProxiedPlace
@@ -97,6 +98,52 @@ def test_a_mount_whose_accounts_all_hang_can_be_ended(stage: Stage):
         assert (volume.folder / "file").read_bytes() == data
         assert (volume.folder / "written meanwhile").read_bytes() == noise(MIB, 2)
         volume.wait_until_quiet()
+
+
+@shows("FRG-6")
+def test_a_provider_that_goes_back_in_time_is_noticed_out_voted_and_brought_up_to_date(
+    stage: Stage,
+):
+    """All of an account is as it was before the last writes: read round it, told, made whole."""
+    volume = stage.volume()
+    volume.expect_log("fragment")
+    victim = volume.places[0]
+    expected = {"first": write_noise(volume.folder / "first", 2 * MIB, 1)}
+    volume.flush()
+    volume.wait_until_quiet()
+    backup = {key: victim.read(key) for key in victim.sizes()}
+    for name in ("second", "third"):
+        expected[name] = write_noise(volume.folder / name, 4 * MIB, name)
+    os.unlink(volume.folder / "first")
+    del expected["first"]
+    volume.flush()
+    volume.wait_until_quiet()
+    latest = victim.sizes()
+    for key in latest:
+        victim.delete(key)
+    for key, data in backup.items():
+        victim.write(key, data)
+    volume.evict()
+    assert tree_of(volume.folder) == expected
+    recovered = stage.adopt(volume.recover_as("recovered"))
+    recovered.mount()
+    assert tree_of(recovered.folder) == expected
+    recovered.umount("--now")
+    stage.tell("rolled back: every file reads right, and a recovery finds the newest state")
+    found = volume.home.aggfs("scrub", volume.name, code=exits.FAILED).out
+    stage.tell(next(line for line in found.splitlines() if victim.name in line))
+    volume.aggfs("scrub", volume.name, "--repair")
+    volume.wait_until_quiet()
+    fragments = {
+        fragment["key"]
+        for name in expected
+        for run in volume.explained("where", volume.folder / name)["blocks"]
+        for fragment in run["fragments"]
+        if fragment["account"] == victim.name
+    }
+    stage.tell(f"scrubbed: its {len(fragments)} fragments of these files are there again")
+    assert fragments
+    assert {key: victim.sizes()[key] for key in fragments} == {k: latest[k] for k in fragments}
 
 
 @shows("AGG-12")
