@@ -87,6 +87,44 @@ async def test_a_removed_file_comes_back_as_it_was(tmp_path) -> None:
         assert (await volume.files.read(row.number, 0, 7)) == b"goes on"
 
 
+async def test_an_edit_that_was_never_sent_does_not_come_back(tmp_path) -> None:
+    place = await make_volume(tmp_path)
+    data = content(300_000, 1)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"f", data)
+        await flush(volume)
+        before = await seen(volume)
+        await write(volume, row, 299_000, content(50_000, 2))
+        remove(volume, 1, b"f")
+        await volume.control("undelete", {"path": "/f"})
+        assert await seen(volume) == before
+        assert volume.state_of(volume.namespace.resolve(b"/f")) != "dirty"
+        await write(volume, row, 0, b"and on")
+        await flush(volume)
+        await volume.control("evict", {})
+        assert await volume.files.read(row.number, 0, 300_000) == b"and on" + data[6:]
+
+
+async def test_what_was_removed_while_it_was_open_comes_back_with_what_is_written(tmp_path) -> None:
+    place = await make_volume(tmp_path)
+    data = content(300_000, 1)
+    async with running(place.config, place.state) as volume:
+        names, files = volume.namespace, volume.files
+        row = await new_file(volume, 1, b"f", data)
+        await flush(volume)
+        await files.opened(row.number, truncate=False)
+        names.unlink(1, b"f")
+        await files.write(row.number, 0, b"written after the removal")
+        await volume.control("undelete", {"path": "/f"})
+        await files.released(row.number)
+        names.drop_unlinked(row.number)  # as the mount does when nobody has it open any more
+        expected = b"written after the removal" + data[25:]
+        assert await files.read(row.number, 0, 300_000) == expected
+        await flush(volume)
+        await volume.control("evict", {})
+        assert await files.read(row.number, 0, 300_000) == expected
+
+
 async def test_a_tree_comes_back_whole_also_on_another_machine(tmp_path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:

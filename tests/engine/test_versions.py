@@ -181,6 +181,22 @@ async def test_what_is_not_below_the_cut_stays(tmp_path) -> None:
         await assert_all_come_back(volume, number, held)
 
 
+async def test_what_an_entry_rests_on_that_is_not_below_the_cut_stays(tmp_path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        number, held = await with_versions(volume)
+        await flush(volume)
+        await write(volume, volume.namespace.by_number(number), 0, b"staged, not published")
+        await volume.stage({number})
+        held.append(await all_of(volume, number))
+        past = History(volume)
+        inode = volume.namespace.by_number(number).inode
+        rested_on, newest = past.versions.of(inode)[-2:]
+        assert await past.versions.trim(2**46, NOTHING_OLD) == len(held) - 2
+        assert [one.when for one in past.versions.of(inode)] == [rested_on.when, newest.when]
+        assert newest.content.bases == (rested_on.content.version,)
+
+
 async def test_what_was_let_go_is_told_after_a_recovery_that_still_hears_of_it(tmp_path) -> None:
     place = await make_volume(tmp_path)
     mount = replace(place.config.mount, collect_after_seconds=0)

@@ -1,9 +1,11 @@
 """The log of the past tells where each link was at any time, in whatever order entries came."""
 
+from stat import S_IFREG
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.model import NOWHERE
+from aggfs.model import NOWHERE, ROOT, Create, DeviceId, Place, Placement, Stamp
 from aggfs.sync.clock import pack
 from aggfs.sync.image import image_of, load_image
 from aggfs.sync.merge import advance_cut, apply_batch
@@ -61,3 +63,18 @@ def test_the_log_stays_below_the_cut_and_in_a_checkpoint(history, skew, share) -
     loaded = DictTree()
     load_image(loaded, list(image_of(tree)), tree.cut)
     assert logged(loaded) == before
+
+
+def test_a_move_that_comes_late_ends_an_earlier_place_and_begins_a_later_one() -> None:
+    device = DeviceId(b"device 1")
+    inode, link, folders = b"i" * 16, b"l" * 16, [bytes([at]) * 16 for at in (1, 2, 3)]
+    create = Create(inode, S_IFREG | 0o644, 0, 0, 0, b"", 1, Placement(link, inode, ROOT, b"a"))
+    moves = [Place((Placement(link, inode, folder, b"a"),), 1) for folder in folders]
+    entries = [(Stamp(clock, device), entry) for clock, entry in enumerate((create, *moves), 1)]
+    expected = by_definition(entries)
+    assert {row[0] for row in expected} == {ROOT, *folders[:2]}
+    for order in ((0, 3, 1, 2), (3, 0, 2, 1), (1, 3, 2, 0)):
+        tree = DictTree()
+        for at in order:
+            apply_batch(tree, [entries[at]])
+        assert logged(tree) == expected
