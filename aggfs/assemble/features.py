@@ -12,5 +12,13 @@ from aggfs.engine.members import members
 from aggfs.engine.moving import moving
 from aggfs.engine.remembering import remembering
 from aggfs.engine.volume import Feature, Volume
+from aggfs.engine.waiting import waiting
 
-FEATURES: tuple[Callable[[Volume], Feature], ...] = (members, caching, remembering, keeping, moving)
+FEATURES: tuple[Callable[[Volume], Feature], ...] = (
+    members,
+    caching,
+    remembering,
+    keeping,
+    moving,
+    waiting,
+)
