@@ -25,7 +25,7 @@ def ask(place: VolumePlace, verb: str, **arguments: Any) -> dict[str, Any]:
 
 def _ask(place: VolumePlace, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
-        return client.call(place.socket_path, verb, on_progress=_progress(), **arguments)
+        return client.call(place.socket_path, verb, on_progress=on_terminal(), **arguments)
     except NotRunning:
         pass
     # Only now: a running daemon spares every command the import of trio and the stores.
@@ -34,7 +34,8 @@ def _ask(place: VolumePlace, verb: str, arguments: dict[str, Any]) -> dict[str, 
     return assembling.answer(place, verb, arguments)
 
 
-def _progress() -> Callable[[str], None] | None:
+def on_terminal() -> Callable[[str], None] | None:
+    """Who shows progress on a terminal; None where there is no terminal."""
     if not sys.stderr.isatty():
         return None
     return lambda text: click.echo(f"\r\x1b[K{text}", nl=False, err=True)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from aggfs import config as configuration
-from aggfs.assemble import making, opening
+from aggfs.assemble import inspecting, making, opening
 from aggfs.cli import credentials
 from aggfs.cli.places import VolumePlace
 from aggfs.coding.slots import Secret
@@ -155,6 +155,17 @@ async def _answer(
         found = await volume.control(verb, arguments)
         nursery.cancel_scope.cancel()
     return found
+
+
+def check(place: VolumePlace, *, repair: bool) -> dict[str, Any]:
+    """What is wrong in the local state, as it lies there; with `repair`, what is left of it."""
+    repaired, left = trio.run(
+        partial(inspecting.check_state, str(place.state_directory), repair=repair)
+    )
+    return {
+        "repaired": [{"room": one.room, "text": one.text} for one in repaired],
+        "findings": [{"room": one.room, "text": one.text} for one in left],
+    }
 
 
 def serve(

@@ -1,13 +1,14 @@
-"""Commands that keep a volume clean and whole: gc, scrub."""
+"""Commands that keep a volume clean and whole: gc, scrub, check."""
 
 import json
 from typing import Any
 
 import click
 
-from aggfs.cli import exits, show
-from aggfs.cli.asking import ask
-from aggfs.cli.places import place_meant
+from aggfs.cli import client, exits, show
+from aggfs.cli.asking import ask, on_terminal
+from aggfs.cli.client import NotRunning
+from aggfs.cli.places import VolumePlace, place_meant
 
 _FAULTS_SHOWN = 20
 
@@ -92,4 +93,65 @@ def _scrub_text(answer: dict[str, Any]) -> str:
         )
     elif not (answer["fault_count"] or answer["records"]):
         lines.append("everything is as it should be")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("volume", required=False)
+@click.option("--repair", is_flag=True, help="Make right what can be; needs an unmounted volume.")
+@click.option("as_json", "--json", is_flag=True, help="For programs.")
+def check(volume: str | None, repair: bool, as_json: bool) -> int:
+    """Compare names, contents, stripes, staging, ledger and accounts with each other.
+
+    Fails if something is left that is not as it should be.
+    """
+    answer = _checked(place_meant(volume), repair=repair)
+    click.echo(json.dumps(answer) if as_json else _check_text(answer))
+    return exits.FAILED if answer["findings"] or _is_left(answer["scrub"]) else exits.DONE
+
+
+def _checked(place: VolumePlace, *, repair: bool) -> dict[str, Any]:
+    """By the daemon where one runs; else the state as it lies there first, and nothing more where
+    that is not in order."""
+    try:
+        answer = client.call(place.socket_path, "check", on_progress=on_terminal(), repair=repair)
+        return answer | {"repaired": [], "mounted": True}
+    except NotRunning:
+        pass
+    from aggfs.cli import assembling
+
+    local = assembling.check(place, repair=repair)
+    if local["findings"]:
+        return local | {"scrub": _NOTHING_LOOKED_AT, "mounted": False}
+    answer = assembling.answer(place, "check", {"repair": repair})
+    return answer | {"repaired": local["repaired"], "mounted": False}
+
+
+_NOTHING_LOOKED_AT: dict[str, Any] = {
+    "stripes": 0,
+    "fragments": 0,
+    "read_bytes": 0,
+    "went_on": False,
+    "faults": [],
+    "fault_count": 0,
+    "records": {},
+    "left_out": {},
+    "repaired_fragments": 0,
+    "repaired_records": 0,
+    "repaired_bytes": 0,
+    "left_records": {},
+}
+
+
+def _check_text(answer: dict[str, Any]) -> str:
+    lines = [f"made right: {one['text']}" for one in answer["repaired"]]
+    lines += [f"{one['room']}: {one['text']}" for one in answer["findings"]]
+    if not answer["findings"]:
+        lines.append("the local state is in order")
+    elif answer["mounted"]:
+        lines.append("unmount, and `aggfs check --repair` makes right what follows from the rest")
+    else:
+        lines.append("the accounts were not looked at: the local state comes first")
+    if answer["scrub"]["stripes"] or answer["scrub"]["left_out"]:
+        lines.append(_scrub_text(answer["scrub"]))
     return "\n".join(lines)

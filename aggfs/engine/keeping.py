@@ -1,4 +1,4 @@
-"""What keeps a volume clean and whole, as a feature: the verbs `gc` and `scrub`, and their jobs.
+"""What keeps a volume clean and whole, as a feature: `gc`, `scrub`, `check`, and their jobs.
 
 What nothing refers to is looked for twice an hour, what lies astray once a day; what has begun
 goes on in between. Once a day all accounts are listed, and a thirtieth of all stripes is read.
@@ -11,6 +11,7 @@ from dataclasses import asdict
 import trio
 
 from aggfs.engine.collect import Collector
+from aggfs.engine.consistency import State, consistency_steps
 from aggfs.engine.mend import Mended, Mender
 from aggfs.engine.progress import tell
 from aggfs.engine.scrub import Findings, Scrubber
@@ -18,6 +19,7 @@ from aggfs.engine.strays import Strays
 from aggfs.engine.upkeep import DAY_SECONDS, Upkeep
 from aggfs.engine.volume import Feature, Parts, Volume
 from aggfs.errors import Busy, StoreError
+from aggfs.threads import in_slices
 
 COLLECTION, STRAYS, SCRUB = "collection", "looking for strays", "scrub"
 SAMPLE_PARTS = 30
@@ -146,13 +148,30 @@ class Keeper:
             "left_records": mended.left,
         }
 
+    # --- check --------------------------------------------------------------------------------
+
+    async def check(self, volume: Volume, arguments: Mapping[str, object]) -> Answer:
+        """Compare the local state with itself, and the accounts by complete listings with it. With
+        `repair`, what is missing there is made again; the local state is repaired by a command
+        only, when nobody has it open."""
+        await self._parts.database.durable()
+        staging = self._parts.staging
+        with self._parts.database.snapshot() as snapshot:
+            state = State(snapshot, frozenset(staging.names()), staging.read)
+            found = await in_slices(consistency_steps(state))
+        scrubbed = await self.scrub(volume, {"repair": bool(arguments.get("repair"))})
+        return {
+            "findings": [{"room": one.room, "text": one.text} for one in found],
+            "scrub": scrubbed,
+        }
+
 
 def keeping(volume: Volume) -> Feature:
     """The feature of one volume."""
     upkeep = Upkeep(volume.parts.database, volume.parts.wall_ns)
     keeper = Keeper(volume.parts, upkeep)
     return Feature(
-        verbs={"gc": keeper.gc, "scrub": keeper.scrub},
+        verbs={"gc": keeper.gc, "scrub": keeper.scrub, "check": keeper.check},
         jobs={"collecting": keeper.run, "scrubbing": keeper.scrub_for_ever},
         figures={"collection": keeper.collector.figures, "upkeep": upkeep.ages},
         warnings=upkeep.overdue,

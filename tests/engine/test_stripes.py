@@ -31,7 +31,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 async def test_a_staged_stripe_that_is_damaged_holds_no_other_up(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
-    async with running(place.config, place.state) as volume:
+    async with running(place.config, place.state, sound=False) as volume:
         stores = faulty(volume)
         for store in stores:
             store.inject(Fault(FaultKind.DOWN, WRITES))

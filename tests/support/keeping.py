@@ -36,9 +36,12 @@ async def forget(ground: Ground, volume: Volume, name: bytes) -> None:
     """The file is unlinked, and no history of it is kept."""
     row = volume.namespace.unlink(1, name)
     volume.namespace.drop_unlinked(row.number)
-    volume.parts.tree.drop_inode(row.inode)
     ground.files.pop(name)
     await flushed(volume)
+    tree = volume.parts.tree
+    for link in tree.links_of(row.inode):
+        tree.drop_link(link.link)
+    tree.drop_inode(row.inode)
 
 
 async def gc(volume: Volume, **arguments: object) -> dict[str, object]:

@@ -20,6 +20,7 @@ from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, AccountId, DeviceId, InodeRow, Layout, VolumeId
 from aggfs.placement.policy import StorageClass
 from aggfs.stores.registry import open_store
+from tests.support.checking import assert_sound
 from tests.support.stripes import content
 
 FLUSH_SECONDS = 60
@@ -90,13 +91,17 @@ async def running(
     *,
     open_store: OpenStore = open_store,
     world: World = THIS_WORLD,
+    sound: bool = True,
 ) -> AsyncIterator[Volume]:
-    """The volume, its tasks at work."""
+    """The volume, its tasks at work. What it leaves on the disk must be in order in the end, but
+    where a test damages it on purpose (`sound=False`)."""
     volume = opening.open_volume(config, str(state), open_store=open_store, world=world)
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
         yield volume
         nursery.cancel_scope.cancel()
+    if sound:
+        await assert_sound(state)
 
 
 async def flush(volume: Volume) -> None:

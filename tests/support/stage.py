@@ -129,9 +129,12 @@ class Stage:
         return volume
 
     def close(self) -> None:
-        """Unmount everything; nothing may have been logged that nobody expected."""
+        """Unmount everything; nothing may have been logged that nobody expected, and what is
+        left on the disk must be in order."""
         for volume in self._volumes:
             volume.close()
         unexpected = [line for volume in self._volumes for line in volume.unexpected_log()]
         shutil.rmtree(self.path / "accounts", ignore_errors=True)
         assert not unexpected, unexpected
+        for volume in self._volumes:
+            volume.assert_sound()

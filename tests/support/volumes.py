@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from aggfs.cli.client import call
 from aggfs.daemon.mountpoint import mounted_at
 from aggfs.daemon.rendezvous import socket_path
+from tests.support.checking import assert_sound
 from tests.support.commands import Home, words_in
 from tests.support.places import Place
 
@@ -203,6 +206,11 @@ class LiveVolume:
             r"^.* (?:WARNING|ERROR|CRITICAL) .*$|^Traceback.*$", self.log(), re.MULTILINE
         )
         return [line for line in lines if not any(text in line for text in self.expected_log)]
+
+    def assert_sound(self) -> None:
+        """Its local state is in order. Nobody has it open."""
+        if self.state.exists():
+            trio.run(assert_sound, self.state)
 
     def close(self) -> None:
         """Unmount if need be, whatever state it is in. Never raises."""
