@@ -144,11 +144,12 @@ class Capture:
     async def _mend(self, file: OpenFile) -> None:
         """Make edits again that others rest on, of what lies under them. See `rests_on`."""
         for start, end in self._open_files.rests_on(file):
-            missing = file.sparse.missing(start, end)
-            if missing and not self._filler.fill_inline(file.target, missing):
-                await self._filler.fill(file.target, self._filler.sources(file.target, missing))
-            file.sparse.edit_clean(start, end)
-            file.sparse.settle()
+            for _ in range(2):  # what is here by the records may prove not to be, the first time
+                missing = file.sparse.missing(start, end)
+                if missing and not self._filler.fill_inline(file.target, missing):
+                    await self._filler.fill(file.target, self._filler.sources(file.target, missing))
+                file.sparse.edit_clean(start, end)
+                file.sparse.settle()
         file.unsure = False
 
     def _frozen(self, file: OpenFile, row: InodeRow) -> FrozenFile:

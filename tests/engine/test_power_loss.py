@@ -102,6 +102,29 @@ async def test_what_a_cut_removed_does_not_come_back(tmp_path: Path, size: int) 
         assert await read(volume, b"file") == old[:size].ljust(BIG, b"\0")
 
 
+async def test_an_edit_whose_marks_came_back_without_its_bytes_is_what_was_captured(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    marks, data = place.state / "files" / "marks", place.state / "files" / "data"
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"old")
+        await settled(volume)
+        await write(volume, row, 0, b"new")
+        marked = marks.read_bytes()
+        await volume.parts.flusher.flush([row.number], volume._uploads)
+        await volume.parts.database.durable()
+        shutil.copytree(place.state, place.root / "state after")
+    shutil.rmtree(place.state)
+    (place.root / "state after").rename(place.state)
+    marks.write_bytes(marked)
+    for path in data.iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    async with running(place.config, place.state) as volume:
+        await settled(volume)
+        assert await read(volume, b"file") == b"new"
+
+
 async def test_marks_that_went_take_nothing_back_that_was_flushed(tmp_path: Path) -> None:
     """The disk has the marks of an edit, and not its bytes: nothing synced either of them."""
     place = await make_volume(tmp_path)
