@@ -8,6 +8,7 @@ All rows are kept decoded as well: the publisher looks at them each second, and 
 """
 
 import msgspec
+import trio
 
 from aggfs.cache.table import Tables
 from aggfs.errors import Damaged
@@ -28,6 +29,7 @@ class Outbox:
         self._table = database.table(TABLE)
         self._rows: dict[int, OutboxRow] = {}
         self._next = 1
+        self._dropped: trio.Event | None = None  # while somebody waits for it
         for key, value in self._table.scan(b""):
             if key == _NEXT:
                 self._next = max(self._next, int.from_bytes(value))
@@ -70,8 +72,17 @@ class Outbox:
         if self._rows.pop(sequence, None) is None:
             return
         self._table.delete(sequence.to_bytes(8))
+        if self._dropped is not None:
+            self._dropped.set()
+            self._dropped = None
         if sequence == self._next - 1:
             self._table.put(_NEXT, self._next.to_bytes(8))
+
+    async def wait_dropped(self) -> None:
+        """Return when a row is dropped. The caller sets the deadline."""
+        if self._dropped is None:
+            self._dropped = trio.Event()
+        await self._dropped.wait()
 
     def get(self, sequence: int) -> OutboxRow | None:
         """The row, unless it was dropped."""

@@ -16,6 +16,9 @@ from aggfs.errors import NoSpace
 
 MEASURE_SECONDS = 1.0
 WAIT_SECONDS = 60.0
+MANY_ENTRIES = 100_000
+TOO_MANY_ENTRIES = 400_000
+LONGEST_PAUSE_SECONDS = 0.02
 
 MakeRoom = Callable[[int], Awaitable[bool]]
 
@@ -115,3 +118,40 @@ class Room:
         self._bounds = self._measure()
         self._granted = 0
         self._measured_at = trio.current_time()
+
+
+class Turns:
+    """Turns for changes of names: each is an entry that waits, in memory too, to be published.
+
+    Beyond `many` entries each change waits a little, more and more; beyond `too_many` one that adds
+    something waits until some were published, a minute at most, and is refused then. What removes
+    something is never refused.
+    """
+
+    def __init__(
+        self,
+        waiting: Callable[[], int],
+        wait_for_progress: Callable[[], Awaitable[None]],
+        *,
+        many: int = MANY_ENTRIES,
+        too_many: int = TOO_MANY_ENTRIES,
+    ) -> None:
+        self._waiting = waiting
+        self._wait_for_progress = wait_for_progress
+        self._many = many
+        self._too_many = too_many
+
+    async def turn(self, *, adds: bool) -> None:
+        """Return when one more change may be made. Raises `NoSpace`."""
+        count = self._waiting()
+        if count < self._many:
+            return
+        share = (count - self._many) / (self._too_many - self._many)
+        await trio.sleep(LONGEST_PAUSE_SECONDS * min(1.0, share))
+        if not adds or count < self._too_many:
+            return
+        with trio.move_on_after(WAIT_SECONDS):
+            while self._waiting() >= self._too_many:
+                await self._wait_for_progress()
+            return
+        raise NoSpace("too many changes wait to be published, and nothing moves")

@@ -28,7 +28,7 @@ from aggfs.engine.openfiles import OpenFiles
 from aggfs.engine.pace import Pace
 from aggfs.engine.publish import Publisher
 from aggfs.engine.repair import Repairs
-from aggfs.engine.room import Limits, Room
+from aggfs.engine.room import Limits, Room, Turns
 from aggfs.engine.stripes import Policy, Stripes
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
@@ -120,6 +120,7 @@ class Volume:
         self._reclaimable: list[Callable[[], int]] = []
         self._uploads: trio.Nursery | None = None
         self.jobs = Jobs(on_disk_failure=parts.database.give_up)
+        self._turns = Turns(parts.outbox.__len__, parts.outbox.wait_dropped)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
         self._kernel: Kernel | None = None
 
@@ -220,6 +221,11 @@ class Volume:
             await trio.sleep(DELETE_SECONDS)
 
     # --- what the mount asks ------------------------------------------------------------------
+
+    async def turn(self, *, adds: bool) -> None:
+        """Return when a change of names may be made, one that adds something or not. Raises
+        `NoSpace` where too many wait."""
+        await self._turns.turn(adds=adds)
 
     def statfs(self) -> tuple[int, int, int]:
         """Usable bytes in total, bytes free, number of files; a second old at most."""

@@ -33,6 +33,7 @@ class ContentHandlers(Handlers):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        await self.volume.turn(adds=True)
         truncate = False
         try:
             row = self.make(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)

@@ -24,6 +24,7 @@ class VolumeWithPast:
         self.run = volume.run
         self.watched_by = volume.watched_by
         self.statfs = volume.statfs
+        self.turn = volume.turn
 
     async def control(self, verb: str, arguments: Mapping[str, object]) -> dict[str, object]:
         """As of the volume."""

@@ -39,6 +39,7 @@ class NameHandlers(Handlers):
         rdev: int,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        await self.volume.turn(adds=True)
         is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
         row = self.make(parent_inode, name, mode, ctx, rdev=rdev if is_device else 0)
         return self.entry_of(row)
@@ -46,11 +47,13 @@ class NameHandlers(Handlers):
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self.volume.turn(adds=True)
         return self.entry_of(self.make(parent_inode, name, stat.S_IFDIR | mode, ctx))
 
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        await self.volume.turn(adds=True)
         mode = stat.S_IFLNK | 0o777
         return self.entry_of(self.make(parent_inode, name, mode, ctx, target=target))
 
@@ -62,16 +65,19 @@ class NameHandlers(Handlers):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         check_name(new_name)
+        await self.volume.turn(adds=True)
         row = self.namespace.link(inode, new_parent_inode, new_name)
         self.known.linked(inode)
         return self.entry_of(row)
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self.volume.turn(adds=False)
         row = self.namespace.unlink(parent_inode, name)
         if not row.nlink:
             self.known.unlinked(row.number)
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self.volume.turn(adds=False)
         row = self.namespace.rmdir(parent_inode, name)
         self.known.unlinked(row.number)
 
@@ -85,6 +91,7 @@ class NameHandlers(Handlers):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         check_name(name_new)
+        await self.volume.turn(adds=False)
         places = (parent_inode_old, name_old, parent_inode_new, name_new)
         if flags == pyfuse3.RENAME_NOREPLACE:
             self.namespace.rename_noreplace(*places)

@@ -111,6 +111,9 @@ class ServedVolume(Protocol):
     @property
     def files(self) -> ServedFiles: ...
 
+    async def turn(self, *, adds: bool) -> None:
+        """Before a change of names: wait where too many wait to be published."""
+
     def statfs(self) -> tuple[int, int, int]:
         """Usable bytes in total, bytes free, number of files."""
 

@@ -1,11 +1,13 @@
 """Room for what becomes dirty, and how much of a disk a volume takes."""
 
+from functools import partial
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.engine.room import Bounds, Room, limits_on
+from aggfs.engine.room import Bounds, Room, Turns, limits_on
 from aggfs.errors import NoSpace
 
 GIB = 1 << 30
@@ -76,3 +78,31 @@ async def test_a_writer_goes_on_as_soon_as_there_is_room(autojump_clock):
         with trio.fail_after(2):
             while nursery.child_tasks:  # noqa: ASYNC110 - the claim is no event
                 await trio.sleep(0.1)
+
+
+async def test_changes_of_names_are_slowed_down_then_held_up_then_refused(autojump_clock):
+    waiting = [0]
+    turns = Turns(lambda: waiting[0], partial(trio.sleep, 1), many=100, too_many=200)
+    seconds = []
+    for count in (0, 99, 150, 199):
+        waiting[0] = count
+        began = trio.current_time()
+        await turns.turn(adds=True)
+        seconds.append(trio.current_time() - began)
+    assert seconds[:2] == [0, 0]
+    assert 0 < seconds[2] < seconds[3] < 0.1
+    waiting[0] = 200
+    with pytest.raises(NoSpace, match="too many changes"):
+        await turns.turn(adds=True)
+    with trio.fail_after(1):
+        await turns.turn(adds=False)
+
+
+async def test_a_change_of_names_goes_on_when_some_were_published(autojump_clock):
+    waiting = [500]
+    turns = Turns(lambda: waiting[0], partial(trio.sleep, 1), many=100, too_many=200)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: turns.turn(adds=True))
+        await trio.sleep(30)
+        assert nursery.child_tasks
+        waiting[0] = 150

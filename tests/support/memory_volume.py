@@ -379,6 +379,9 @@ class MemoryVolume:
     def watched_by(self, kernel: object) -> None:
         """Nothing changes here by itself."""
 
+    async def turn(self, *, adds: bool) -> None:
+        del adds
+
     def statfs(self) -> tuple[int, int, int]:
         return 1 << 40, 1 << 39, len(self.namespace.rows)
 
