@@ -99,6 +99,7 @@ async def test_an_edit_that_was_never_sent_does_not_come_back(tmp_path) -> None:
         await volume.control("undelete", {"path": "/f"})
         assert await seen(volume) == before
         assert volume.state_of(volume.namespace.resolve(b"/f")) != "dirty"
+        assert not volume.namespace.resolve(b"/f").unflushed
         await write(volume, row, 0, b"and on")
         await flush(volume)
         await volume.control("evict", {})
@@ -118,7 +119,12 @@ async def test_what_was_removed_while_it_was_open_comes_back_with_what_is_writte
         await volume.control("undelete", {"path": "/f"})
         await files.released(row.number)
         names.drop_unlinked(row.number)  # as the mount does when nobody has it open any more
+        assert not names.is_open(row.inode)
         expected = b"written after the removal" + data[25:]
+        assert await files.read(row.number, 0, 300_000) == expected
+        await files.fsync(row.number)
+    async with running(place.config, place.state) as volume:
+        files = volume.files
         assert await files.read(row.number, 0, 300_000) == expected
         await flush(volume)
         await volume.control("evict", {})
