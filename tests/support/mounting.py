@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import trio
 
 from aggfs.cli.client import call
 from aggfs.daemon.mountpoint import mounted_at
 from aggfs.daemon.rendezvous import socket_path
+from tests.support.checking import assert_sound
 
 TOP = Path(__file__).parent.parent.parent
 START_SECONDS = 60
@@ -95,7 +97,8 @@ def served(
     """Run `python -m module MOUNTPOINT STATE arguments` until the block ends; `under` a command
     that runs another.
 
-    Yields when the folder answers. The process and the mount are gone afterwards.
+    Yields when the folder answers. The process and the mount are gone afterwards, and the local
+    state that a volume leaves is in order.
     """
     mountpoint, state = top / "mnt", top / "state"
     mountpoint.mkdir(exist_ok=True)
@@ -122,6 +125,7 @@ def served(
     finally:
         guardian.cancel()
         end(folder)
+    trio.run(assert_sound, state)
 
 
 def wait_until_ready(folder: ServedFolder) -> None:
