@@ -317,8 +317,8 @@ def _used_steps(state: State) -> Generator[None, None, Counter[bytes]]:
     used: Counter[bytes] = Counter()
     for known in _states(Blocks(state.tables)):
         size = fragment_bytes(known.row.sealed_bytes, known.row.k)
-        for index in range(len(known.row.places)):
-            used.update(dict.fromkeys(map(bytes, known.may_hold(index)), size))
+        for _, account in known.copies():
+            used[account] += size
         yield
     for _, leaving in Dying(state.tables).rows():
         if leaving.row is not None:

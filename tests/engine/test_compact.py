@@ -34,7 +34,7 @@ async def test_what_is_left_of_sparse_stripes_is_packed_together(tmp_path: Path)
         assert volume.parts.blocks.stripe_count == 5
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         assert (await volume.control("compact", {}))["stripes"] == 0
 
 

@@ -33,7 +33,7 @@ async def test_a_drained_account_has_only_head_and_header_and_takes_nothing_new(
         assert (await ask(volume, "account-drain", name="a1"))["state"] == "done"
         assert fragments_at(volume)["a1"] == 0
         assert len(lying(place)["a1"]) == 2
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         made |= await fill(volume, 2, first=4)
         assert fragments_at(volume)["a1"] == 0
     async with running(place.config, place.state) as volume:
@@ -58,7 +58,7 @@ async def test_a_removed_account_is_empty_and_forgotten(tmp_path: Path) -> None:
         assert isinstance(entry.entry, AccountEntry)
         assert entry.entry.removed
         made |= await fill(volume, 2, first=4)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         with pytest.raises(NoEntry):
             await volume.control("account-remove", {"name": "a2"})
     async with running(place.config, place.state) as volume:  # the configuration does not know yet
@@ -81,7 +81,7 @@ async def test_an_account_that_does_not_answer_is_done_without(tmp_path: Path) -
         assert lying(place)["a0"] == before
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
 
 
 async def test_an_account_that_is_needed_is_not_removed(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ async def test_a_moved_fragment_is_the_same_bytes_at_its_new_place_only(tmp_path
         assert now(volume, state).row.places[0] == move.target
         both = fragments(volume, state, place)
         assert Counter(index for index, _ in both) == {0: 2, 1: 1, 2: 1}
+        assert (await volume.control("check", {}))["findings"] == []
         assert await mover.settle() == 0
         after = fragments(volume, state, place)
         assert sorted(after.values()) == sorted(before.values())

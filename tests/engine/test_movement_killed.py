@@ -87,7 +87,7 @@ async def test_a_movement_that_is_killed_again_and_again_ends_well(
         await ended(volume)
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         if verb == "rebalance":
             assert fragments_at(volume)["a4"] > 0
         else:
@@ -110,7 +110,7 @@ async def test_coding_anew_that_is_killed_again_and_again_ends_well(
         assert await read_all(volume, made) == made
         await collected(volume)
         assert {(one.row.k, len(one.row.places)) for one in volume.parts.blocks.stripes()} == {code}
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         assert await read_all(volume, made) == made
 
 
@@ -137,5 +137,5 @@ async def test_compaction_that_is_killed_again_and_again_leaves_all_readable(
         await volume.control("compact", {})
         await collected(volume)
         assert volume.parts.blocks.stripe_count <= 6 + 3
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         assert await read_all(volume, made) == made

@@ -50,7 +50,7 @@ async def test_a_new_account_gets_its_part_and_everything_stays_readable(tmp_pat
         assert (await volume.control("status", {}))["movement"] == answer
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
         again = await volume.control("rebalance", {"dry_run": True})
         assert again["total_bytes"] == 0
 
@@ -72,7 +72,7 @@ async def test_a_movement_goes_on_after_a_restart(tmp_path: Path) -> None:
         await until_done(volume)
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)
 
 
 async def until_done(volume: Volume) -> None:
@@ -91,4 +91,4 @@ async def test_what_is_stopped_stays_where_it_is(tmp_path: Path) -> None:
         assert (await ask(volume, "rebalance"))["state"] == "done"
         assert await read_all(volume, made) == made
         await flush(volume)
-        nothing_is_lost_or_left_over(volume, place)
+        await nothing_is_lost_or_left_over(volume, place)

@@ -50,7 +50,7 @@ async def settled(volume: Volume, place: Place, made: dict[bytes, bytes]) -> Non
     """All is readable from the accounts, and nothing else lies there."""
     assert await read_all(volume, made) == made
     await collect(volume)
-    nothing_is_lost_or_left_over(volume, place)
+    await nothing_is_lost_or_left_over(volume, place)
     assert await read_all(volume, made) == made
 
 

@@ -103,8 +103,14 @@ def named(volume: Volume) -> dict[str, set[str]]:
     return found
 
 
-def nothing_is_lost_or_left_over(volume: Volume, place: Place) -> None:
-    """What lies in the accounts is what the rows name, to the byte of the ledger; all full."""
+async def nothing_is_lost_or_left_over(volume: Volume, place: Place) -> None:
+    """What lies in the accounts is what the rows name, to the byte of the ledger; all full, and
+    `aggfs check` finds nothing."""
+    found = await volume.control("check", {})
+    assert found["findings"] == []
+    scrubbed = found["scrub"]
+    assert isinstance(scrubbed, dict)
+    assert (scrubbed["faults"], scrubbed["records"]) == ([], {})
     held = lying(place)
     for account in volume.parts.accounts:
         lying_there, should = set(held[account.name]), named(volume)[account.name]
