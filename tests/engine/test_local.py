@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
+from aggfs.assemble import opening
 from aggfs.config import MountConfig, Size
+from aggfs.engine.room import Limits
 from aggfs.errors import LocalDiskFailed
 from tests.support.running import flush, make_volume, new_file, running
 
@@ -22,6 +25,38 @@ async def test_the_oldest_copies_go_until_the_limit_is_kept(tmp_path: Path) -> N
         for number, row in enumerate(rows):
             data = await volume.files.read(row.number, 0, 400_000)
             assert bytes(data) == bytes([number]) * 400_000
+
+
+async def test_the_oldest_copies_go_until_the_disk_has_room(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n]) * 400_000) for n in range(5)]
+        await flush(volume)
+        local = volume.parts.local
+        assert await local.keep_within(1 << 40, short_bytes=500_000) == 2 * 400_000
+        assert [bool(local.holes(row.number)[0]) for row in rows] == [True] * 2 + [False] * 3
+
+
+async def test_who_waits_for_room_on_the_disk_gets_it_soon(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"x" * 400_000)
+        await flush(volume)
+    volume = opening.open_volume(place.config, str(place.state))
+    local, limits = volume.parts.local, Limits(0, 1 << 40, 1 << 40, 0)
+    free = [limits.minimum_free_bytes]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(volume.parts.database.run)
+        nursery.start_soon(local.run, limits, lambda: free[0])
+        await trio.sleep(0.1)
+        assert not local.holes(row.number)[0]
+        free[0] = 0
+        local.press()
+        with trio.fail_after(20):
+            while not local.holes(row.number)[0]:  # noqa: ASYNC110 - as a writer finds out
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    await volume.parts.database.close()
 
 
 async def test_what_only_this_device_has_is_never_evicted(tmp_path: Path) -> None:
