@@ -1,5 +1,6 @@
 """Rebalancing: fragments move until all accounts are about as full, in percent."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import trio
@@ -8,13 +9,14 @@ from aggfs.cache.blocks import StripeState
 from aggfs.engine.move import Mover, is_movable, is_ours, spread_of
 from aggfs.engine.movement import Answer, Told
 from aggfs.engine.volume import Parts
-from aggfs.errors import StoreError
+from aggfs.errors import StoreError, TooFewFragments
 from aggfs.placement.rebalance import Leveller, Move, Spread
 
 PAGE_STRIPES = 200
 BATCH_MOVES = 64
 AT_ONCE = 4
 ROUNDS_LIMIT = 20  # each one but the last moves something; others may write meanwhile
+logger = logging.getLogger(__name__)
 
 
 class Rebalancing:
@@ -69,10 +71,25 @@ class Rebalancing:
                 if not state.moving and is_movable(self._parts, state):
                     batch += _moves_of(leveller, state)
                 if len(batch) >= BATCH_MOVES:
-                    moved += await carry_out(self._mover, batch, told)
+                    moved += await self._carry_out(batch, told)
                     batch = []
             await trio.lowlevel.checkpoint()
-        return moved + await carry_out(self._mover, batch, told)
+        return moved + await self._carry_out(batch, told)
+
+    async def _carry_out(self, moves: Sequence[Move], told: Told) -> int:
+        """What cannot be read stays where it is: that is no matter of levels."""
+        moved = 0
+
+        def count(size_bytes: int) -> None:
+            nonlocal moved
+            moved += 1
+            told(size_bytes)
+
+        try:
+            await carry_out(self._mover, moves, count)
+        except TooFewFragments as error:
+            logger.warning("a fragment that cannot be made again is not moved: %s", error)
+        return moved
 
 
 def pages(parts: Parts) -> Iterator[list[StripeState]]:
@@ -95,21 +112,18 @@ def _moves_of(leveller: Leveller, state: StripeState) -> Iterator[Move]:
         stripe = Spread(stripe.sid, stripe.size_bytes, tuple(places), tuple(held))
 
 
-async def carry_out(mover: Mover, moves: Sequence[Move], told: Told) -> int:
-    """Carry moves out, a few at once, and settle; how many were done. Raises `StoreError` or
-    `TooFewFragments` of one that failed, when the others have ended."""
-    failures: list[StoreError] = []
-    done = 0
+async def carry_out(mover: Mover, moves: Sequence[Move], told: Told) -> None:
+    """Carry moves out, a few at once, and settle; `told` hears of each that was done. Raises
+    `StoreError` or `TooFewFragments` of one that failed, when all others have ended."""
+    failures: list[StoreError | TooFewFragments] = []
     slots = trio.CapacityLimiter(AT_ONCE)
 
     async def one(move: Move) -> None:
-        nonlocal done
         async with slots:
             try:
                 if await mover.move(move):
-                    done += 1
                     told(move.size_bytes)
-            except StoreError as error:
+            except (StoreError, TooFewFragments) as error:
                 failures.append(error)
 
     async with trio.open_nursery() as nursery:
@@ -118,5 +132,4 @@ async def carry_out(mover: Mover, moves: Sequence[Move], told: Told) -> int:
     if moves:
         await mover.settle()
     if failures:
-        raise failures[0]
-    return done
+        raise next((one for one in failures if isinstance(one, StoreError)), failures[0])

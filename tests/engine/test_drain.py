@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from aggfs.config import Size
 from aggfs.errors import BadConfig, NoEntry, NoSpace
@@ -140,3 +141,32 @@ async def test_a_recovered_device_does_without_an_account_too(tmp_path: Path) ->
         assert all(one is not None and gone not in one.row.places for one in states)
         await volume.control("evict", {})
         assert await dump(volume) == before
+
+
+async def test_what_cannot_be_read_any_more_holds_nothing_else_up_and_is_told(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path, accounts=4)
+    async with running(place.config, place.state) as volume:
+        made = await fill(volume, 4)
+        row = volume.namespace.lookup(1, b"file0")
+        (sid,) = volume.sids_of(row)
+        state = volume.parts.blocks.stripe(sid)
+        assert state is not None
+        for index, home in enumerate(state.row.places):
+            key = volume.parts.keys.fragment_name(state.row.epoch, sid, index, home)
+            account = next(one for one in place.config.accounts if one.id == home)
+            (Path(account.path) / key).unlink()
+        leaving = volume.parts.accounts.get(state.row.places[0])
+        assert leaving is not None
+        await volume.control("account-drain", {"name": leaving.name})
+        with trio.fail_after(60):
+            while fragments_at(volume)[leaving.name] > 1:  # noqa: ASYNC110 - as a user looks
+                await trio.sleep(0.02)
+            while not (told := (await volume.control("movement", {}))["text"]):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert "0 of 2 fragments are good" in str(told)
+        await volume.control("movement-stop", {})
+        assert not leaving.leaving
+        made.pop(b"file0")
+        assert await read_all(volume, made) == made
