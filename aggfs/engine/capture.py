@@ -118,12 +118,14 @@ class Capture:
         done; the file is as before then.
         """
         file = self._open_files.edited_file(number)
-        if file is None or file.frozen:
+        if file is None or file.frozen or file.shape.locked():
             return None
         await in_thread(file.sparse.prove_dirty)
         if file.unsure:
             await self._mend(file)
         if file.frozen or self._open_files.edited_file(number) is not file:
+            return None
+        if file.shape.locked():  # half truncated: it has its new size, and not yet its new edge
             return None
         row = self._namespace.by_number(number)
         if row.nlink == 0:

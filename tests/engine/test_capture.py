@@ -1,5 +1,7 @@
 """Files that change while their content is on its way into stripes."""
 
+import time
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -99,3 +101,25 @@ async def test_an_inline_content_stays_when_the_file_grew_while_it_was_captured(
         assert await read(volume, b"file") == old.ljust(BIG, b"\0")
     async with running(place.config, place.state) as volume:
         assert volume.parts.blocks.extents(row.inode, 0, 1)
+
+
+async def test_a_file_that_is_being_cut_is_not_sent_with_invented_zeros(tmp_path: Path) -> None:
+    """It has its new size before its edge is a local edit: frozen then, it would have no bytes."""
+    place = await make_volume(tmp_path)
+    data = content(2000)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", data)
+        await flush(volume)
+        disk_is_slow = partial(time.sleep, 0.3)
+        volume.parts.database.before_commit("a slow disk", disk_is_slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.files.truncate, row.number, 900)
+            while volume.namespace.by_number(row.number).size != 900:
+                await trio.lowlevel.checkpoint()
+            await flush(volume)
+            stored = volume.namespace.content_of(row.inode)
+            assert stored is not None
+            assert stored.inline == data[:900]
+        await flush(volume)
+        await volume.control("evict", {})
+        assert await read(volume, b"file") == data[:900]
