@@ -71,7 +71,7 @@ class Keeper:
         return [{"name": name, **asdict(one)} for name, one in found.items()]
 
     async def gc(self, volume: Volume, arguments: Mapping[str, object]) -> Answer:
-        """Collect now, or tell what there is to collect."""
+        """Collect now, or tell what there is to collect; `strays` False: do not list accounts."""
         del volume
         if arguments.get("dry_run"):
             found = await self.collector.look()
@@ -80,7 +80,7 @@ class Keeper:
         else:
             found = await self.collector.collect()
             self._upkeep.done(COLLECTION)
-            accounts = await self._collect_strays()
+            accounts = await self._collect_strays() if arguments.get("strays", True) else []
             await self._parts.database.durable()
         return {**asdict(found), **self.collector.figures(), "accounts": accounts}
 

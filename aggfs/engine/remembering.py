@@ -132,7 +132,7 @@ class Remembering:
 
     async def _collect(self) -> None:
         try:
-            await self._volume.control("gc", {})
+            await self._volume.control("gc", {"strays": False})
         except (Busy, StoreError):
             return  # the collector tries again by itself
 
