@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from aggfs.cli import client, show
+from aggfs.cli import client, moving, show
 from aggfs.cli.client import NotRunning
 from aggfs.cli.places import all_places, place_meant
 
@@ -39,6 +39,7 @@ def _text(answer: dict[str, Any]) -> str:
         f" {show.size(answer['free_bytes'])} free;"
         f" {show.size(answer['stored_bytes'])} lie in the accounts",
         _waiting(answer),
+        *_moving(answer),
         "",
         _accounts(answer),
     ]
@@ -62,7 +63,15 @@ def _waiting(answer: dict[str, Any]) -> str:
 def _state(account: dict[str, Any]) -> str:
     if not account["healthy"]:
         return f"DOWN: {account['error']}"
+    if account.get("leaving"):
+        return "healthy, leaving"
     return "FULL" if account["full"] else "healthy"
+
+
+def _moving(answer: dict[str, Any]) -> list[str]:
+    """What moves fragments now, if anything does."""
+    movement = answer.get("movement")
+    return [moving.line(movement)] if movement and movement["state"] == moving.RUNNING else []
 
 
 def _accounts(answer: dict[str, Any]) -> str:

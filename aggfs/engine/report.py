@@ -95,6 +95,7 @@ def _accounts(volume: Volume) -> list[Answer]:
             "healthy": account.healthy,
             "error": account.last_error,
             "full": account.full,
+            "leaving": account.leaving,
             "requests": account.requests(),
             "requests_by_verb": {v: f.requests for v, f in account.meter().items()},
             "sent_bytes": sum(f.sent_bytes for f in account.meter().values()),

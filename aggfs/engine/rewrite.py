@@ -20,7 +20,7 @@ from aggfs.coding import codec
 from aggfs.engine.fetch import Run
 from aggfs.engine.live import Live, live_steps
 from aggfs.engine.volume import Parts
-from aggfs.errors import Damaged, Unreachable
+from aggfs.errors import Damaged, TooFewFragments, Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.table import (
@@ -81,7 +81,9 @@ class Rewriter:
         turn: Turn,
     ) -> None:
         """Seal what is live of these stripes into stripes of class `used`, several into one. `turn`
-        is awaited before each of them is read. Raises as `pieces` and `rewrite`."""
+        is awaited before each of them is read. Raises as `_rewrite`; `TooFewFragments` or `Damaged`
+        of one that cannot be read, when all others are done."""
+        failures: list[TooFewFragments | Damaged] = []
         waiting: list[Piece] = []
         inodes: set[bytes] = set()
         for state in states:
@@ -90,13 +92,18 @@ class Rewriter:
             for inode in live.inodes.get(sid, ()):  # a clone of what was moved before
                 self.follow(inode)
                 inodes.add(inode)
-            waiting += await self._pieces(state, live.blocks[sid])
+            try:
+                waiting += await self._pieces(state, live.blocks[sid])
+            except (TooFewFragments, Damaged) as error:
+                failures.append(error)
             groups = pack(waiting)
             waiting = groups.pop() if groups else []
             for group in groups:
                 await self._rewrite(group, inodes, used)
         if waiting:
             await self._rewrite(waiting, inodes, used)
+        if failures:
+            raise failures[0]
 
     async def _pieces(self, state: StripeState, live: int) -> list[Piece]:
         """The blocks of a stripe whose bits are set in `live`, but those that were sealed again

@@ -91,6 +91,25 @@ def test_an_account_that_takes_nothing_more_is_shown_so(home, capsys):
     assert "4.00 GiB of 10.0 GiB  FULL\n" in capsys.readouterr().out
 
 
+def test_what_moves_and_who_leaves_is_shown(home, capsys):
+    make_known("photos")
+    movement = {
+        "kind": "drain",
+        "state": "running",
+        "moved_bytes": GIB,
+        "total_bytes": 4 * GIB,
+        "eta_seconds": 600.0,
+        "text": "",
+    }
+    leaving, other = ANSWER["accounts"]
+    answer = ANSWER | {"movement": movement, "accounts": [leaving | {"leaving": True}, other]}
+    with answering(place_of("photos").socket_path, {"status": answer}):
+        assert run(["status"]) == exits.DONE
+    text = capsys.readouterr().out
+    assert "drain: 25.0 %, 1.00 GiB of 4.00 GiB moved, 10 min to go\n" in text
+    assert "4.00 GiB of 10.0 GiB  healthy, leaving\n" in text
+
+
 def test_status_for_programs_is_what_the_daemon_says(home, capsys):
     make_known("photos")
     with answering(place_of("photos").socket_path, {"status": ANSWER}):

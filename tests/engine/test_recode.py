@@ -197,3 +197,27 @@ async def test_no_fragment_is_taken_away_while_one_that_stays_is_missing(tmp_pat
             while codes(volume) == {(2, 4)}:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert await read_all(volume, made) == made
+
+
+async def test_a_stripe_that_cannot_be_read_holds_no_other_up(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=3, accounts=4)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = await fill(volume, 4)
+        (sid,) = volume.sids_of(volume.namespace.lookup(1, b"file0"))
+        lost = volume.parts.blocks.stripe(sid)
+        assert lost is not None
+        for index, home in enumerate(lost.row.places):
+            key = volume.parts.keys.fragment_name(lost.row.epoch, sid, index, home)
+            account = next(one for one in place.config.accounts if one.id == home)
+            (Path(account.path) / key).unlink()
+        await volume.control("re-encode", {"k": 3, "n": 4})
+        with trio.fail_after(60):
+            while not (told := (await volume.control("movement", {}))["text"]):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert "0 of 2 fragments" in str(told)
+        await volume.control("movement-stop", {})
+        made.pop(b"file0")
+        assert await read_all(volume, made) == made
+        rows = [volume.namespace.lookup(1, name) for name in made]
+        states = [volume.parts.blocks.stripe(sid) for row in rows for sid in volume.sids_of(row)]
+        assert {(one.row.k, len(one.row.places)) for one in states if one} == {(3, 4)}
