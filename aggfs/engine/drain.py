@@ -25,7 +25,7 @@ from aggfs.engine.rewrite import Rewriter
 from aggfs.engine.volume import Parts
 from aggfs.errors import NoEntry
 from aggfs.model import AccountEntry, AccountId
-from aggfs.placement.leaving import check_without, place_elsewhere
+from aggfs.placement.leaving import check_without, place_elsewhere, with_moves
 from aggfs.placement.rebalance import Move
 
 LEAVING = b"l"
@@ -100,7 +100,7 @@ class Draining:
                 if state in others:
                     continue
                 left = left or self._names(state, account)
-                batch += self._moves(state, account, preferred)
+                batch += self._moves(state, account, preferred, batch)
                 if len(batch) >= BATCH_MOVES:
                     await carry_out(self._mover, batch, told)
                     batch = []
@@ -128,12 +128,19 @@ class Draining:
         beside = (*state.attempts, *state.moving)
         return account.healthy and any(place == account.id for _, place in beside)
 
-    def _moves(self, state: StripeState, account: Account, preferred: AccountId) -> list[Move]:
+    def _moves(
+        self,
+        state: StripeState,
+        account: Account,
+        preferred: AccountId,
+        planned: Sequence[Move],
+    ) -> list[Move]:
+        """Where what lies there may go, beside the moves that are planned already."""
         indices = _indices_at(state, account.id)
         if not indices or not is_movable(self._parts, state):
             return []
         found = place_elsewhere(
-            self._parts.accounts.states(),
+            with_moves(self._parts.accounts.states(), planned),
             held=held_by(state),
             indices=indices,
             k=state.row.k,

@@ -89,10 +89,15 @@ class Mover:
         if index >= len(state.row.places) or state.row.places[index] != move.source:
             return False
         held = held_by(state)
-        if move.target in held[index] or not target.healthy:
+        if move.target in held[index] or not self._has_room(target, size_of(state)):
             return False
         q = self._parts.policy.per_provider
         return may_hold(held, index, target.provider, self._provider_of, q)
+
+    def _has_room(self, target: Account, size_bytes: int) -> bool:
+        states = self._accounts.states()
+        known = next(state for state in states if state.account == target.id)
+        return known.healthy and known.free_bytes >= size_bytes
 
     def _provider_of(self, account: AccountId) -> str:
         known = self._accounts.get(account)

@@ -1,12 +1,14 @@
 """What happens when an account leaves: whether the others can do without it, and who takes what."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aggfs.errors import BadConfig, NoSpace
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import check_complete_copy, plan_missing, usable_bytes
-from aggfs.placement.rebalance import may_hold
+from aggfs.placement.rebalance import Move, may_hold
 
 
 def check_without(
@@ -43,6 +45,26 @@ def check_without(
             f"{stored} bytes of data are stored; without {name} the accounts can hold {usable}, at"
             f" most {q} of {n} fragments at one provider: {stored - usable} bytes too few"
         )
+
+
+def with_moves(accounts: Sequence[AccountState], moves: Sequence[Move]) -> list[AccountState]:
+    """The accounts with what is on its way to them; nothing has left its place yet."""
+    coming: Counter[AccountId] = Counter()
+    pooled: Counter[str] = Counter()
+    pool = {state.account: state.pool for state in accounts}
+    for move in moves:
+        coming[move.target] += move.size_bytes
+        pooled[pool.get(move.target, "")] += move.size_bytes
+    return [
+        replace(
+            state,
+            used_bytes=state.used_bytes + coming[state.account],
+            pool_free_bytes=None
+            if state.pool_free_bytes is None
+            else max(0, state.pool_free_bytes - pooled[state.pool]),
+        )
+        for state in accounts
+    ]
 
 
 def place_elsewhere(

@@ -241,3 +241,17 @@ async def test_a_read_that_began_before_a_move_still_finds_the_old_places(tmp_pa
         assert await mover.settle() == 0
         assert now(volume, state).full
         assert len(fragments(volume, state, place)) == 3
+
+
+async def test_an_account_without_room_gets_nothing(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, accounts=4)
+    async with running(place.config, place.state) as volume:
+        state = await filled(volume)
+        mover, move = mover_of(volume), a_move(volume, state)
+        target = volume.parts.accounts.get(move.target)
+        assert target is not None
+        target.full = True
+        assert not await mover.move(move)
+        assert now(volume, state) == state
+        target.full = False
+        assert await mover.move(move)

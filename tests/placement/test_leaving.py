@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from aggfs.errors import BadConfig, NoSpace
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
-from aggfs.placement.leaving import check_without, place_elsewhere
+from aggfs.placement.leaving import check_without, place_elsewhere, with_moves
+from aggfs.placement.rebalance import Move
 
 MIB = 1 << 20
 NOBODY = AccountId(b"")
@@ -101,3 +102,16 @@ def test_what_leaves_goes_where_it_may(providers, used, code, data):
         assert target != ids[0]
         before.setdefault(provider_of[target], set()).add(index)
     assert all(len(indices) <= q for indices in before.values())
+
+
+def test_what_is_on_its_way_takes_room():
+    states = [
+        account(0, 100, 10),
+        replace(account(1, 100, 10), pool="disk", pool_free_bytes=50 * MIB),
+        replace(account(2, 100, 10), pool="disk", pool_free_bytes=50 * MIB),
+    ]
+    ids = [state.account for state in states]
+    moves = [Move(b"s", 0, ids[2], target, 3 * MIB) for target in (ids[0], ids[1], ids[1])]
+    after = with_moves(states, moves)
+    assert [state.used_bytes // MIB for state in after] == [13, 16, 10]
+    assert [state.pool_free_bytes for state in after] == [None, 44 * MIB, 44 * MIB]
