@@ -17,6 +17,7 @@ from aggfs.engine.progress import tell
 from aggfs.engine.scrub import Findings, Scrubber
 from aggfs.engine.strays import Strays
 from aggfs.engine.upkeep import DAY_SECONDS, Upkeep
+from aggfs.engine.verify import Verifier
 from aggfs.engine.volume import Feature, Parts, Volume
 from aggfs.errors import Busy, StoreError
 from aggfs.threads import in_slices
@@ -42,6 +43,7 @@ class Keeper:
         self._strays = Strays(parts, upkeep)
         self._scrubber = Scrubber(parts, upkeep)
         self._mender = Mender(parts)
+        self._verifier = Verifier(parts, self._mender)
         upkeep.expect(COLLECTION, DAY_SECONDS)
         upkeep.expect(SCRUB, 3 * DAY_SECONDS)
         upkeep.expect(STRAYS, 3 * DAY_SECONDS)
@@ -114,10 +116,13 @@ class Keeper:
         with `repair`, make again what does not."""
         repair = bool(arguments.get("repair"))
         found = await self._scrubber.by_listing(repair=repair)
-        mended = await self._mend(found) if repair else Mended()
         read = Findings()
         if arguments.get("full"):
             read = await self._scrubber.by_reading(repair=repair)
+            for name, keys in (await self._verifier.damaged()).items():
+                known = found.records.setdefault(name, [])
+                known += [key for key in keys if key not in known]
+        mended = await self._mend(found) if repair else Mended()
         if mended.objects:
             await volume.control("look", {})
         if not (found.left_out or read.left_out):

@@ -80,18 +80,54 @@ class Mender:
 
     def _segment_steps(self, lost: set[Place]) -> Generator[None, None, list[list[Place]]]:
         """Of each segment of which something is lost, the objects that there should be."""
-        found = []
+        groups = yield from self.groups_steps()
+        return [
+            places
+            for kind, places in groups
+            if kind is Kind.SEGMENT and not lost.isdisjoint(places)
+        ]
+
+    def groups_steps(self) -> Generator[None, None, list[tuple[Kind | None, list[Place]]]]:
+        """Everything that is no fragment of data, as far as this device knows its names: records
+        of each kind, headers (None) each by itself."""
+        found: list[tuple[Kind | None, list[Place]]] = []
+        ledger = self._parts.accounts.ledger
         for device in self._parts.tree.members():
             for chain in (CONTROL, NAMESPACE):
                 sequence, gap = 1, 0
                 while gap < GAP_SEGMENTS:
                     places = self._objects_of(device, chain, sequence)
-                    if not lost.isdisjoint(places):
-                        found.append(places)
+                    if places:
+                        found.append((Kind.SEGMENT, places))
                     gap = 0 if places else gap + 1
                     sequence += 1
                     yield
+            heads = [one for one in self._head_places(device) if ledger.object_bytes(*one)]
+            found.append((Kind.HEAD, heads))
+        found += [(Kind.CHECKPOINT, places) for places in self._checkpoint_places()]
+        for account in self._parts.accounts:
+            for key, _ in ledger.objects(account.id):
+                if is_header_name(key):
+                    found.append((None, [(account.id, key)]))
+            yield
         return found
+
+    def _checkpoint_places(self) -> list[list[Place]]:
+        """The objects of each part of this device's checkpoint."""
+        parts, state = self._parts, self._parts.publisher.state
+        device = parts.checkpointer.device
+        return [
+            [
+                (account.id, key)
+                for account in parts.accounts
+                for key in (
+                    parts.keys.checkpoint_name(epoch, device, state.checkpoint, part, account.id)
+                    for epoch in range(parts.keys.epoch, 0, -1)
+                )
+                if parts.accounts.ledger.object_bytes(account.id, key) is not None
+            ]
+            for part in range(state.checkpoint_parts)
+        ]
 
     def _objects_of(self, device: bytes, chain: int, sequence: int) -> list[Place]:
         keys, ledger = self._parts.keys, self._parts.accounts.ledger
@@ -103,7 +139,7 @@ class Mender:
         return sorted(place for place in named if ledger.object_bytes(*place) is not None)
 
     async def _segment(self, places: list[Place], gone: set[Place], done: Mended) -> None:
-        held = [data for place in places if place not in gone and (data := await self._get(*place))]
+        held = [data for place in places if place not in gone and (data := await self.get(*place))]
         made = await in_thread(self._make, held, len(places), len(gone))
         for (account_id, key), pieces in zip(sorted(gone), made, strict=True):
             await self._put(account_id, key, pieces, done)
@@ -132,10 +168,10 @@ class Mender:
     # --- the others ---------------------------------------------------------------------------
 
     def _header_objects(self, lost: set[Place], done: Mended) -> None:
-        """Who looks after the accounts brings it, as to an account that missed it."""
+        """Who looks after the accounts brings it, as to an account that missed it, and deletes what
+        is left of the old one."""
         for account_id, key in [place for place in lost if is_header_name(place[1])]:
             self._headers.put(account_id, 0)
-            self._parts.accounts.ledger.drop_object(account_id, key)
             lost.discard((account_id, key))
             done.objects += 1
 
@@ -167,7 +203,7 @@ class Mender:
     ) -> None:
         """Another device's head is the same object everywhere."""
         for place in self._head_places(device):
-            data = None if place in gone else await self._get(*place)
+            data = None if place in gone else await self.get(*place)
             if data:
                 for account_id, key in gone:
                     try:
@@ -188,7 +224,8 @@ class Mender:
 
     # --- objects ------------------------------------------------------------------------------
 
-    async def _get(self, account_id: AccountId, key: str) -> bytes | None:
+    async def get(self, account_id: AccountId, key: str) -> bytes | None:
+        """The object, None if it cannot be had."""
         account = self._parts.accounts.get(account_id)
         if account is None:
             return None

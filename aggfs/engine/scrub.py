@@ -220,6 +220,8 @@ class Scrubber:
                 faults = await self._read(sid, found)
                 found.faults += faults
                 if repair and faults:
+                    for fault in faults:
+                        self._parts.repairs.note(sid, fault.index)
                     await self._repair(sid, faults, found)
 
         async with trio.open_nursery() as nursery:
@@ -284,9 +286,7 @@ class Scrubber:
                 nursery.start_soon(repair, sid, faults)
 
     async def _repair(self, sid: bytes, faults: list[Fault], found: Findings) -> None:
-        """What cannot be done now stays noted: it is tried again in the background."""
-        for fault in faults:
-            self._parts.repairs.note(sid, fault.index)
+        """What was noted is made again; what cannot be now stays noted, for the background."""
         try:
             await self._parts.repairs.repair(sid)
         except (StoreError, Damaged, TooFewFragments) as error:

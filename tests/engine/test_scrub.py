@@ -8,7 +8,7 @@ import trio
 
 from aggfs.engine.volume import Volume
 from aggfs.stores.faulty import Fault, FaultKind
-from tests.support.faults import DOWN, Ground, new_ground, until_full
+from tests.support.faults import DOWN, Ground, flushed, new_ground, until_full
 from tests.support.keeping import ledger, lying, opened, stored
 
 FILES = 4
@@ -196,3 +196,28 @@ async def test_a_job_that_was_not_done_for_too_long_is_told(
 
 async def status(volume: Volume) -> Mapping:
     return await volume.control("status", {})
+
+
+async def test_a_damaged_object_of_journal_or_header_is_found_by_reading_and_made_again(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    ground = await filled(tmp_path)
+    async with opened(ground) as volume:
+        await volume.control("checkpoint", {})
+        await stored(ground, volume, b"one more")
+        fragments = {at[1] for at in ground.fragments(volume).values() if at[0] == "a1"}
+        before = ground.clouds.contents()["a1"]
+        others = before.keys() - fragments
+        for key in others:
+            ground.clouds.objects["a1"].write(key, flipped(300)(before[key]))
+        assert (await scrub(volume))["records"] == {}  # all sizes are right
+        found = await scrub(volume, full=True)
+        assert found["records"] == {"a1": len(others)}
+        found = await scrub(volume, full=True, repair=True)
+        assert (found["repaired_records"], found["left_records"]) == (len(others), {})
+        await flushed(volume)
+        assert (await scrub(volume, full=True))["records"] == {}
+        after = ground.clouds.contents()["a1"]
+        same = sum(after.get(key) == before[key] for key in others)
+        assert same >= len(others) - 3  # head, header and checkpoint are new ones
+        assert ledger(volume) == lying(ground)

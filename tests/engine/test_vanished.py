@@ -33,19 +33,26 @@ async def test_scrub_collection_and_check_end_and_name_the_account(tmp_path: Pat
         assert not account["healthy"]
 
 
-async def test_an_account_that_comes_back_empty_is_filled_again(tmp_path: Path) -> None:
+async def test_an_account_that_was_emptied_is_filled_again(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:
         await fill(volume)
         path = Path(place.config.accounts[0].path)
-        shutil.rmtree(path)
-        path.mkdir()
+        for directory in path.iterdir():
+            shutil.rmtree(directory)
         with trio.fail_after(60):
-            await volume.control("look", {})
             found = await volume.control("scrub", {"repair": True})
+            assert found["left_out"] == {}
             assert found["fault_count"] == found["repaired_fragments"] > 0
             await flush(volume)
             assert (await volume.control("scrub", {"full": True}))["fault_count"] == 0
+        account = place.config.accounts[0]
+        for state in volume.parts.blocks.stripes():
+            index = state.row.places.index(account.id)
+            row = state.row
+            key = volume.parts.keys.fragment_name(row.epoch, row.sid, index, account.id)
+            assert (path / key).exists()
+            assert state.full
 
 
 def marks(volume: Volume) -> list[int]:
