@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from stat import S_IMODE, S_ISREG
 
-import trio
 from msgspec.structs import replace
 
 from aggfs.engine.openfiles import OpenFile
@@ -99,10 +98,14 @@ class History:
         number, volume = row.number, self._volume
         await volume.tell_content(number)
         with self._held(number) as file:
-            async with file.reshape():
-                await self._make_version_of_now(file)
-                extents = self.versions.extents(content)
-                self._replace(file, content, extents)
+            for _ in range(EDITED_TRIES):
+                await volume.stage({number})  # what was written until now is a version of its own
+                async with file.reshape():
+                    if not (file.edited or file.frozen):
+                        self._replace(file, content, self.versions.extents(content))
+                        break
+            else:
+                raise Busy("the file is being written: try again when that has ended")
         await self._parts.database.durable()
         await volume.tell_content(number)
 
@@ -114,15 +117,6 @@ class History:
             yield open_files.use(number)
         finally:
             open_files.released(number)
-
-    async def _make_version_of_now(self, file: OpenFile) -> None:
-        """What was written to the file until now is a version of its own."""
-        for _ in range(EDITED_TRIES):
-            if not (file.edited or file.frozen):
-                return
-            await self._volume.stage({file.number})
-            await trio.lowlevel.checkpoint()
-        raise Busy("the file is being written: try again when that has ended")
 
     def _replace(self, file: OpenFile, content: Content, extents: tuple[Extent, ...]) -> None:
         """One transaction, no await."""
