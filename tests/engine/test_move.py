@@ -230,8 +230,8 @@ async def test_a_read_that_began_before_a_move_still_finds_the_old_places(tmp_pa
             with trio.fail_after(10):
                 while not any(store.hits[FaultKind.SLOW] for store in stores):
                     await trio.lowlevel.checkpoint()
-            for index in range(2):
-                target = free_account(volume, now(volume, state))
+            free = [one.id for one in volume.parts.accounts if one.id not in state.row.places]
+            for index, target in enumerate(free):
                 source = AccountId(state.row.places[index])
                 assert await mover.move(Move(state.row.sid, index, source, target, 0))
             with trio.move_on_after(2):
