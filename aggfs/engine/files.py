@@ -226,8 +226,10 @@ class Files:
         """Cut within the file. The block of the cut becomes dirty, so that no version takes
         back what lay behind it in the accounts."""
         edge = await self.read(file.number, size - 1, 1)
+        was_unsure = file.unsure
         self._set_size(file.number, size)
         self._open_files.cut_map(file, size)
+        file.unsure = True  # until the edge is an edit; should the disk refuse it, it is made later
         await self._database.durable()
         while file.sparse.landings.overlap(0, FILE_BYTES_LIMIT):
             await file.sparse.landings.wait()
@@ -235,6 +237,7 @@ class Files:
         if size % BLOCK_BYTES:
             file.sparse.write(size - 1, edge)
         file.sparse.settle()
+        file.unsure = was_unsure
 
     # --- making sure --------------------------------------------------------------------------
 
