@@ -1,6 +1,7 @@
 """The power goes at any moment, and any of what was not synced is lost: see tests/support/power.py
 for what that may be. `scripts/drill power` does the same for longer."""
 
+import os
 import random
 import subprocess
 import sys
@@ -40,11 +41,19 @@ def test_a_sync_that_is_left_out_is_noticed(recording: Recording, forgotten: str
     assert any(judge(recording, image, deep=True, mounted=False) for image in found)
 
 
-def test_a_database_that_was_not_synced_is_noticed():
+def test_a_database_that_was_not_synced_is_noticed(tmp_path: Path):
     """In a process of its own: what LMDB makes of half a page may end the process."""
     options = ("--images", "20", "--turns", "20", "--forgotten", "/database/")
     command = [sys.executable, "-m", "tests.support.powercut", *options]
-    ended = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=200)
+    ended = subprocess.run(
+        command,
+        cwd=TOP,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert ended.returncode
     assert "recorded" in ended.stdout
 
