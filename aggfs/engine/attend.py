@@ -111,6 +111,6 @@ class Attendant:
             account.failed(error)
             return
         self._accounts.ledger.put_object(account.id, key, size)
-        self._rows.put(account.id, opened.generation)
         await forget_older_headers(account, self._accounts.ledger, key)
+        self._rows.put(account.id, opened.generation)
         logger.info("account %s has the header of generation %d", account.name, opened.generation)

@@ -206,8 +206,8 @@ class Changes:
         rows = HeaderRows(parts.database)
         for one in parts.accounts:
             if bytes(one.id) in placed:
-                rows.put(one.id, opened.generation)
                 await forget_older_headers(one, ledger, placed[bytes(one.id)][0])
+                rows.put(one.id, opened.generation)  # last: until then the attendant looks again
         await parts.database.durable()
         return [one.name for one in parts.accounts if bytes(one.id) in failed]
 

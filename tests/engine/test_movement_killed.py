@@ -69,6 +69,7 @@ async def ended(volume: Volume) -> None:
     with trio.fail_after(60):
         while (await volume.control("movement", {}))["state"] == "running":  # noqa: ASYNC110
             await trio.sleep(0.02)
+    await volume.control("look", {})  # a header that was put half way is put again
     await flush(volume)
 
 

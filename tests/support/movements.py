@@ -110,7 +110,8 @@ async def nothing_is_lost_or_left_over(volume: Volume, place: Place) -> None:
     assert found["findings"] == []
     scrubbed = found["scrub"]
     assert isinstance(scrubbed, dict)
-    assert (scrubbed["faults"], scrubbed["records"]) == ([], {})
+    told = scrubbed["faults"], scrubbed["records"]
+    assert told == ([], {}), told
     held = lying(place)
     for account in volume.parts.accounts:
         lying_there, should = set(held[account.name]), named(volume)[account.name]
