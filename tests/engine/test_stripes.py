@@ -85,7 +85,7 @@ async def test_what_a_former_run_gave_up_may_arrive_later_and_is_deleted_then(
     place = await make_volume(tmp_path, accounts=4)
     account = place.config.accounts[0]
     async with running(place.config, place.state) as volume:
-        faulty(volume)[0].inject(Fault(FaultKind.DOWN))
+        faulty(volume)[0].inject(Fault(FaultKind.DOWN, WRITES))
         for number in range(8):
             row = await new_file(volume, 1, b"file%d" % number, content(300_000, number))
             await volume.parts.flusher.flush([row.number], volume._uploads)
