@@ -18,6 +18,7 @@ class Ground:
         self.clouds = clouds
         self._fragments: dict[tuple[bytes, int, bytes], str] = {}
         self.fragments: set[str] = set()  # the keys of all that are known
+        self._sids: dict[str, bytes] = {}  # whose they are
 
     def name(self, volume: Volume, state: StripeState, index: int, account: bytes) -> str:
         """The key of a fragment in an account."""
@@ -28,6 +29,7 @@ class Ground:
             known = keys.fragment_name(row.epoch, row.sid, index, AccountId(account))
             self._fragments[row.sid, index, account] = known
             self.fragments.add(known)
+            self._sids[known] = row.sid
         return known
 
     @staticmethod
@@ -84,8 +86,15 @@ class Ground:
         for account, cloud in self.clouds.items():
             ours = known[account] | {k for k, _ in volume.parts.accounts.ledger.objects(account)}
             for key in cloud.objects.keys("", "", 1 << 30):
-                if key not in ours and key not in cloud.undead:
+                if key not in ours and not self._is_astray(volume, cloud, key):
                     raise Wrong(f"{cloud.name} has an object that no row knows: {key}")
+
+    def _is_astray(self, volume: Volume, cloud: Cloud, key: str) -> bool:
+        """Whether an object is there through no fault of the volume: it is one for the strays.
+        What arrives when its stripe was collected can be known to no row."""
+        sid = self._sids.get(key)
+        collected = sid is not None and volume.parts.blocks.stripe(sid) is None
+        return key in cloud.undead or (collected and key in cloud.arrived_late)
 
     @staticmethod
     def _check_health(volume: Volume) -> None:

@@ -64,6 +64,7 @@ class Cloud:
     lost: dict[str, bytes] = field(default_factory=dict)  # acknowledged and forgotten
     undead: set[str] = field(default_factory=set)  # deleted, and still there
     fixed: Container[str] = ()  # keys whose bytes never change
+    arrived_late: set[str] = field(default_factory=set)
     late: list[tuple[float, str, bytes]] = field(default_factory=list)
     _given_up: trio.Event = field(default_factory=trio.Event)
     calm_since: float = 0.0
@@ -155,6 +156,7 @@ class Cloud:
             for _, key, data in arriving:
                 self._assert_same(key, data)
                 self.objects.write(key, data)
+                self.arrived_late.add(key)
                 self.trace.note(self.name, "late", key, len(data))
 
 

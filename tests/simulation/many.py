@@ -51,13 +51,15 @@ def told(outcome: Outcome) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
     parser.add_argument("--seeds", default="0-49", help="A-B, or one; 0-49")
+    parser.add_argument("--but", default="", help="without these, A,B,C")
     parser.add_argument("--hours", type=float, default=2.0, help="at least, of each seed; 2")
     parser.add_argument("--bug", default="none", choices=BUGS, help="plant a bug")
     parser.add_argument("--until-failed", action="store_true", help="stop at the first that fails")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     first, _, last = asked.seeds.partition("-")
-    seeds = range(int(first), int(last or first) + 1)
+    left_out = set(map(int, filter(None, asked.but.split(","))))
+    seeds = [seed for seed in range(int(first), int(last or first) + 1) if seed not in left_out]
     began, failed = time.monotonic(), 0
     hours, faults = 0.0, dict.fromkeys(FaultKind, 0)
     for outcome in outcomes(seeds, asked.hours, asked.bug, asked.jobs):
