@@ -130,14 +130,16 @@ class Versions:
             for one, keep in zip(found, stays, strict=True)
             if not keep and one.when < cut and one.content.version not in heads
         ]
-        gone = sum(self._let_go(inode, one, cut) for one in old)
+        gone = sum(self._let_go(inode, one.content.version, cut) for one in old)
         if len(found) - gone <= len(heads):
             self._past.forget_superseded(inode)
         return gone
 
-    def _let_go(self, inode: bytes, version: Version, cut: bytes) -> bool:
+    def _let_go(self, inode: bytes, gone: bytes, cut: bytes) -> bool:
         """Whether it could go: what rests on it must be settled, and hold without it."""
-        gone = version.content.version
+        base = self._content(inode, gone)  # as it is now: what it rested on may just have gone
+        if base is None:
+            return False
         resting = [
             (name, row, row.content)
             for name, row in self._tree.versions(inode)
@@ -145,7 +147,7 @@ class Versions:
         ]
         made: list[tuple[bytes, VersionRow]] = []
         for name, row, content in resting:
-            without = _without(content, version.content)
+            without = _without(content, base)
             if row.when >= cut or without is None:
                 return False
             made.append((name, replace(row, content=without)))

@@ -152,6 +152,26 @@ async def test_what_the_table_does_not_keep_goes_and_the_rest_is_as_it_was(tmp_p
         assert await all_of(volume, number) == held[-1]
 
 
+async def test_versions_that_rest_on_each_other_go_together_and_the_last_holds_all(
+    tmp_path,
+) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"f", content(5 * BLOCK_BYTES, 1))
+        for block in range(4):
+            await volume.stage({row.number})
+            await write(volume, row, block * BLOCK_BYTES, content(100, block))
+        await flush(volume)
+        held = [await all_of(volume, row.number)]
+        versions = History(volume).versions
+        assert await versions.trim(2**50, NOTHING_OLD) == 4
+        await assert_all_come_back(volume, row.number, held)
+        await checkpoint(volume, place)
+    second, config = await recover(place, tmp_path / "second")
+    async with running(config, second) as volume:
+        assert await all_of(volume, volume.namespace.lookup(1, b"f").number) == held[0]
+
+
 async def test_each_version_goes_alone_and_the_others_hold_what_they_held(tmp_path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:
@@ -161,7 +181,7 @@ async def test_each_version_goes_alone_and_the_others_hold_what_they_held(tmp_pa
         inode = volume.namespace.by_number(number).inode
         cut = volume.parts.tree.cut.to_bytes(8)
         for at in (3, 1, 3, 0):  # of what is left
-            assert versions._let_go(inode, versions.of(inode)[at], cut)
+            assert versions._let_go(inode, versions.of(inode)[at].content.version, cut)
             del held[at]
             await assert_all_come_back(volume, number, held)
         await checkpoint(volume, place)
