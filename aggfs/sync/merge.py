@@ -166,7 +166,9 @@ class _Batch:
         known = tree.version(inode, entry.version)
         superseded = known is not None and known.superseded
         when = when if known is None else max(when, known.when)
-        tree.put_version(inode, entry.version, VersionRow(when, superseded, entry))
+        # What is known may rest on less by now: a base that it was folded into is let go of.
+        content = entry if known is None or known.content is None else known.content
+        tree.put_version(inode, entry.version, VersionRow(when, superseded, content))
         for base in entry.bases:
             self._supersede(inode, base)
         heads = {*row.heads, entry.version} if not superseded else set(row.heads)
