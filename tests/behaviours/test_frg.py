@@ -247,20 +247,19 @@ def test_damaged_fragments_are_noticed_and_rewritten(stage: Stage):
     volume = stage.volume()
     volume.expect_log("fragment")
     path = volume.folder / "file"
-    write_noise(path, 4 * MIB, "older")
-    volume.flush()
-    os.link(path, volume.folder / "older")
-    keys = {place.name: _fragment(volume, "older", place) for place in volume.places}
-    data = write_noise(path, 4 * MIB, "newer")
-    volume.flush()
-    volume.wait_until_quiet()
-    for damage in DAMAGES:
+    for damage in DAMAGES:  # what is bad again soon after it was made again has to wait
+        write_noise(path, 4 * MIB, f"older, {damage.__name__}")
+        volume.flush()
+        older = {one.name: one.read(_fragment(volume, "file", one)) for one in volume.places}
+        data = write_noise(path, 4 * MIB, f"newer, {damage.__name__}")
+        volume.flush()
+        volume.wait_until_quiet()
         for victim in volume.places:
             key = _fragment(volume, "file", victim)
             good = victim.read(key)
             logged = len(volume.log())
             if damage is _put_back_an_older_version:
-                victim.write(key, victim.read(keys[victim.name]))
+                victim.write(key, older[victim.name])
             else:
                 damage(volume, victim, key)
             assert key not in victim.sizes() or victim.read(key) != good
