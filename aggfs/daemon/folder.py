@@ -73,12 +73,20 @@ class Folder:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leave_when_asked, nursery.cancel_scope)
                 nursery.start_soon(self._tell_when_it_answers, task_status)
-                await pyfuse3.main(max_tasks=self._operations.options.concurrent_requests)
+                await self._answer()
                 nursery.cancel_scope.cancel()
             self._operations.known.drop_all()
         finally:
             pyfuse3.close(unmount=True)
             self._ended.set()
+
+    async def _answer(self) -> None:
+        """Answer requests until the session ends. Of an unmount in the middle of a request the
+        kernel tells in another way than of others."""
+        try:
+            await pyfuse3.main(max_tasks=self._operations.options.concurrent_requests)
+        except* ConnectionAbortedError:
+            log.info("%s: the kernel has ended the session", self._mountpoint)
 
     async def unmount(self) -> None:
         """Unmount if nobody uses the folder; `Busy` if somebody does, and it stays."""
