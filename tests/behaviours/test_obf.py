@@ -64,7 +64,20 @@ def _assert_data(stage: Stage, paths: list[Path], what: str) -> None:
     stage.tell(f"{what}: `file` says data for {said['data']} of {len(paths)}; other: {other}")
     assert sum(other.values()) <= CHANCE
     for kind in other:
-        known = ("PNG", "JPEG", "PDF", "Zip", "Audio", "SQLite", "Word", "ELF", "OpenPGP", "text")
+        known = (
+            "PNG",
+            "JPEG",
+            "PDF",
+            "Zip",
+            "Audio",
+            "SQLite",
+            "Word",
+            "ELF",
+            "OpenPGP",
+            "ASCII",
+            "Unicode text",
+            "ISO-8859",
+        )
         assert not any(word in kind for word in known)
 
 
