@@ -26,6 +26,7 @@ import unicodedata
 import zlib
 from collections import OrderedDict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import zfec
@@ -79,31 +80,45 @@ class Bucket:
     """An account that is a part of an S3 bucket."""
 
     def __init__(self, url):
-        import boto3
-        from botocore.config import Config
-
+        try:
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError:
+            raise SystemExit("restore: accounts in S3 need boto3: pip install boto3") from None
+        self.errors = BotoCoreError, ClientError, ValueError  # the last: an endpoint that is none
         parts = urlsplit(url)
         settings = dict(parse_qsl(parts.query))
         style = "path" if settings.get("path_style") in ("yes", "true", "1") else "auto"
         self.bucket = parts.netloc
         self.prefix = unquote(parts.path).strip("/")
         self.prefix += "/" if self.prefix else ""
-        session = boto3.Session(profile_name=settings.get("profile"))
-        self.client = session.client(
-            "s3",
-            endpoint_url=settings.get("endpoint"),
-            region_name=settings.get("region"),
-            config=Config(s3={"addressing_style": style}, retries={"max_attempts": 5}),
-        )
+        with self.told_as_os_error():
+            session = boto3.Session(profile_name=settings.get("profile"))
+            self.client = session.client(
+                "s3",
+                endpoint_url=settings.get("endpoint"),
+                region_name=settings.get("region"),
+                config=Config(s3={"addressing_style": style}, retries={"max_attempts": 5}),
+            )
+
+    @contextmanager
+    def told_as_os_error(self):
+        try:
+            yield
+        except self.errors as error:
+            raise OSError(str(error)) from error
 
     def keys(self):
-        pages = self.client.get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
-            for found in page.get("Contents", ()):
-                yield found["Key"][len(self.prefix) :]
+        with self.told_as_os_error():
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+                for found in page.get("Contents", ()):
+                    yield found["Key"][len(self.prefix) :]
 
     def get(self, key):
-        return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+        with self.told_as_os_error():
+            return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
 
 
 class Account:
@@ -119,7 +134,7 @@ class Account:
         """The object, or None."""
         try:
             return self.store.get(key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, another account may do
+        except OSError as error:
             print(f"restore: {self.place}: {key}: {error}", file=sys.stderr)
             return None
 
@@ -130,7 +145,7 @@ def open_accounts(places):
     for place in places:
         try:
             accounts.append(Account(place))
-        except Exception as error:  # noqa: BLE001 - an account that is gone is why we are here
+        except OSError as error:
             print(f"restore: {place} is left out: {error}", file=sys.stderr)
     return accounts
 

@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _told("interrupted", exits.INTERRUPTED)
-    except Exception as error:
+    except Exception as error:  # the last door: a user is told in one line, never by a trace
         if DEBUG in arguments:
             raise
         return _told_error(error)

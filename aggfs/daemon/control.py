@@ -102,9 +102,9 @@ class ControlServer:
             reply = await self._reply_to(stream)
         except trio.BrokenResourceError:
             raise
-        except Exception as error:
+        except Exception as error:  # a verb's fault is its asker's: it must not end the mount
             found = first_of_ours(error)
-            if found is None:  # a verb's fault must not end the daemon
+            if found is None:
                 log.exception("a control verb failed unexpectedly")
             reply = _failure(found or next(leaves(error)))
         await _send(stream, reply)

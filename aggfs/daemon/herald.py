@@ -90,7 +90,7 @@ class Herald:
             return in_words(await self._ask())
         except AggfsError as error:
             return str(error)
-        except Exception:  # as with any verb: its fault must not end the daemon
+        except Exception:  # a line of text for people must not end the mount
             log.exception("the volume's status failed unexpectedly")
             return "what waits is not known"
 

@@ -34,7 +34,7 @@ class Jobs:
             began = trio.current_time()
             try:
                 await job()
-            except Exception as error:  # noqa: BLE001 - see the module's text
+            except Exception as error:  # noqa: BLE001 - no fault of one job may end the mount
                 self._note(name, error)
                 if is_final(error):
                     self._on_disk_failure(str(of_ours(error) or error))

@@ -225,7 +225,7 @@ class Stripes:
                 await self._database.durable()
                 await self._send(sid, sealed, scratch)
                 self.troubles.pop(sid, None)
-        except Exception as error:
+        except Exception as error:  # of one stripe: the others are sent all the same
             known = of_ours(error)
             if is_final(error):
                 raise LocalDiskFailed(str(known or error)) from error

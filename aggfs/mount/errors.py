@@ -130,7 +130,7 @@ def _guard(operation: str, handler: Handler) -> Handler:
             return await handler(self, *arguments)
         except pyfuse3.FUSEError:
             raise
-        except Exception as error:  # noqa: BLE001 - the one place that answers whatever happens
+        except Exception as error:  # noqa: BLE001 - what pyfuse3 does not know ends the mount
             raise self.faults.answer(operation, error) from None
 
     return guard
@@ -140,7 +140,7 @@ def _guard_forget(handler: Handler) -> Handler:
     async def guard(self: Any, inodes: Any) -> None:
         try:
             await handler(self, inodes)
-        except Exception as error:  # noqa: BLE001 - as above; a forget has no reply
+        except Exception as error:  # noqa: BLE001 - it ends the mount, and there is no reply
             self.faults.tell("forget", error)
 
     return guard

@@ -420,7 +420,7 @@ def simulate(seed: int, *, hours: float) -> Report | Failed:
     try:
         with disk.noting():
             return chances.run(seed, main)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - a seed that fails is told with its trace
         found = _errors(error)
         wrong = [one for one in found if isinstance(one, Wrong)]
         first = (wrong or found)[0]

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import trio
 
-from aggfs.errors import NotFound, QuotaFull, Refused, Unreachable
+from aggfs.errors import NotFound, QuotaFull, Refused, StoreError, Unreachable
 from aggfs.stores.base import ObjectInfo
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
@@ -28,7 +28,7 @@ def store(objects):
 async def outcome(call):
     try:
         return await call
-    except Exception as error:  # noqa: BLE001 - the test looks at what it was
+    except StoreError as error:
         return type(error)
 
 
