@@ -1,6 +1,6 @@
 """Blocks become a stripe's fragments, and fragments blocks.
 
-Theory of operation. `seal_stripe` seals blocks and their table into one buffer; that buffer is
+Theory of operation. `seal_steps` seals blocks and their table into one buffer; that buffer is
 all that must survive (staging). A fragment is a pure function of it and of (k, layout, index):
 
     fragment = header 128 ‖ for each block: cell ‖ MAC 16 ‖ tail up to a size class
@@ -65,7 +65,7 @@ class Scratch:
 class SealedStripe:
     """Sealed blocks, the table last, in one buffer: block i at `offsets[i]`, its filler behind.
 
-    `checked` is false for bytes that come from a disk; `encode_fragments` then opens every block
+    `checked` is false for bytes that come from a disk; `encode_steps` then opens every block
     first, so that damage there is never coded into fragments that look good.
     """
 
@@ -111,24 +111,6 @@ def run_range(sealed_bytes: Sequence[int], k: int, first: int, count: int) -> tu
 # --- blocks to a sealed stripe --------------------------------------------------------------------
 
 
-def seal_stripe(
-    keys: VolumeKeys,
-    *,
-    sid: bytes,
-    kind: Kind,
-    blocks: Sequence[Buffer],
-    table: Buffer,
-    compress: str | None = None,
-    scratch: Scratch | None = None,
-) -> SealedStripe:
-    """See `seal_steps`, all at once."""
-    return _last(
-        seal_steps(
-            keys, sid=sid, kind=kind, blocks=blocks, table=table, compress=compress, scratch=scratch
-        )
-    )
-
-
 def seal_steps(
     keys: VolumeKeys,
     *,
@@ -170,8 +152,8 @@ def seal_steps(
     return SealedStripe(sid, epoch, kind, tuple(sealed_bytes), offsets[:-1], buffer)
 
 
-def _last(steps: Generator[None, None, Made]) -> Made:
-    """What steps return at their end."""
+def at_once(steps: Generator[None, None, Made]) -> Made:
+    """What steps return at their end, for who need not share the loop."""
     while True:
         try:
             next(steps)
@@ -215,17 +197,11 @@ def load_staged(data: Buffer) -> SealedStripe:
     )
 
 
-def open_blocks(
-    keys: VolumeKeys, sealed: SealedStripe, first: int, count: int, scratch: Scratch | None = None
-) -> list[Buffer]:
-    """The plaintext of blocks of a sealed stripe; `Damaged` where one is not what was sealed."""
-    return list(open_each(keys, sealed, first, count, scratch))
-
-
 def open_each(
     keys: VolumeKeys, sealed: SealedStripe, first: int, count: int, scratch: Scratch | None = None
 ) -> Iterator[Buffer]:
-    """As `open_blocks`, one after the other; all are valid until the scratch is used again."""
+    """The plaintext of blocks of a sealed stripe, one after the other; all are valid until the
+    scratch is used again. `Damaged` where one is not what was sealed."""
     lengths = sealed.sealed_bytes[first : first + count]
     room = (scratch or Scratch()).room(sum(lengths))
     for index, length in enumerate(lengths, first):
@@ -242,7 +218,7 @@ def check_steps(keys: VolumeKeys, sealed: SealedStripe) -> Generator[None, None,
     )
     scratch = Scratch()
     for index, (start, length) in enumerate(zip(sealed.offsets, sealed.sealed_bytes, strict=True)):
-        open_blocks(keys, sealed, index, 1, scratch)
+        list(open_each(keys, sealed, index, 1, scratch))
         end = start + length
         expected = filler[index * FILLER_BYTES : (index + 1) * FILLER_BYTES]
         if sealed.buffer[end : end + FILLER_BYTES] != expected:
@@ -251,22 +227,6 @@ def check_steps(keys: VolumeKeys, sealed: SealedStripe) -> Generator[None, None,
 
 
 # --- a sealed stripe to fragments -----------------------------------------------------------------
-
-
-def encode_fragments(
-    keys: VolumeKeys,
-    sealed: SealedStripe,
-    *,
-    k: int,
-    n: int,
-    layout: Layout,
-    indices: Iterable[int] | None = None,
-    scratch: Scratch | None = None,
-) -> dict[int, list[Buffer]]:
-    """See `encode_steps`, all at once."""
-    return _last(
-        encode_steps(keys, sealed, k=k, n=n, layout=layout, indices=indices, scratch=scratch)
-    )
 
 
 def encode_steps(

@@ -65,20 +65,6 @@ def decode_block(
     return open_into(keys, place, length, pieces, room[spare_bytes:])
 
 
-def decode_stripe(
-    keys: VolumeKeys,
-    row: StripeRow,
-    kind: Kind,
-    first: int,
-    count: int,
-    fragments: Mapping[int, Buffer],
-    scratch: Scratch | None = None,
-) -> list[Buffer]:
-    """The plaintext of `count` blocks from `first` on, from the runs of cells and MACs that at
-    least k fragments hold of them (see `run_range`). All cells that are used are checked."""
-    return list(decode_each(keys, row, kind, first, count, fragments, scratch))
-
-
 def decode_each(
     keys: VolumeKeys,
     row: StripeRow,
@@ -88,7 +74,9 @@ def decode_each(
     fragments: Mapping[int, Buffer],
     scratch: Scratch | None = None,
 ) -> Iterator[Buffer]:
-    """As `decode_stripe`, one after the other; all are valid until the scratch is used again."""
+    """The plaintext of `count` blocks from `first` on, one after the other, from the runs of cells
+    and MACs that at least k fragments hold of them (see `run_range`). All cells that are used are
+    checked. All blocks are valid until the scratch is used again."""
     lengths = row.sealed_bytes[first : first + count]
     spare_bytes = _spare_bytes(row, lengths)
     room = (scratch or Scratch()).room(spare_bytes + sum(lengths))

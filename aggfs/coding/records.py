@@ -11,8 +11,8 @@ of one record and takes those that belong together.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggfs.coding.codec import Scratch, SealedStripe, run_range, seal_stripe
-from aggfs.coding.decode import DamagedFragment, check_cell, decode_block, decode_stripe
+from aggfs.coding.codec import Scratch, SealedStripe, at_once, run_range, seal_steps
+from aggfs.coding.decode import DamagedFragment, check_cell, decode_block, decode_each
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.keys import VolumeKeys
 from aggfs.errors import Damaged, TooFewFragments
@@ -40,8 +40,10 @@ def seal_record(
     """A segment, checkpoint or head as a stripe of its own."""
     view = memoryview(record)
     blocks = [view[at : at + BLOCK_BYTES] for at in range(0, len(view), BLOCK_BYTES)]
-    return seal_stripe(
-        keys, sid=sid, kind=kind, blocks=blocks, table=b"", compress="zlib", scratch=scratch
+    return at_once(
+        seal_steps(
+            keys, sid=sid, kind=kind, blocks=blocks, table=b"", compress="zlib", scratch=scratch
+        )
     )
 
 
@@ -83,7 +85,7 @@ def _open_stripe(
             row, _ = read_table(keys, stripe, fragments)
             start, length = run_range(row.sealed_bytes, row.k, 0, len(row.sealed_bytes) - 1)
             runs = {i: memoryview(data)[start : start + length] for i, data in fragments.items()}
-            blocks = decode_stripe(keys, row, stripe.kind, 0, len(row.sealed_bytes) - 1, runs)
+            blocks = list(decode_each(keys, row, stripe.kind, 0, len(row.sealed_bytes) - 1, runs))
         except DamagedFragment as error:
             failures.append(error)
             del fragments[error.index]

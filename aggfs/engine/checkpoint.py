@@ -157,12 +157,14 @@ class Checkpointer:
     def _encode(self, sid: bytes, spread: Spread) -> Sequence[list[Buffer]]:
         """In a worker."""
         sealed = codec.load_staged(self._staging.read(sid))
-        fragments = codec.encode_fragments(
-            self._keys,
-            sealed,
-            k=spread.k,
-            n=len(spread.homes),
-            layout=Layout(self._spreading.layout),
+        fragments = codec.at_once(
+            codec.encode_steps(
+                self._keys,
+                sealed,
+                k=spread.k,
+                n=len(spread.homes),
+                layout=Layout(self._spreading.layout),
+            )
         )
         return [fragments[index] for index in range(len(spread.homes))]
 

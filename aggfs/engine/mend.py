@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from aggfs.coding.codec import encode_fragments
+from aggfs.coding.codec import at_once, encode_steps
 from aggfs.coding.decode import join_stripe
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.keys import is_header_name
@@ -155,13 +155,15 @@ class Mender:
         }
         free = [index for index in range(total + len(record.bad)) if index not in good][:count]
         sealed = join_stripe(keys, record.row, Kind.SEGMENT, good)
-        made = encode_fragments(
-            keys,
-            sealed,
-            k=record.row.k,
-            n=max(record.row.k, *(index + 1 for index in free)),
-            layout=Layout(record.row.layout),
-            indices=free,
+        made = at_once(
+            encode_steps(
+                keys,
+                sealed,
+                k=record.row.k,
+                n=max(record.row.k, *(index + 1 for index in free)),
+                layout=Layout(record.row.layout),
+                indices=free,
+            )
         )
         return [made[index] for index in free]
 

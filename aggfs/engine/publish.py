@@ -385,7 +385,9 @@ class Publisher:
         record = journal.encode_head(head, self._keys.volume, self._writer.sign)
         sid = Sid(self._writer.device + self._writer.random_bytes(16))
         sealed = seal_record(self._keys, sid=sid, kind=Kind.HEAD, record=record)
-        fragments = codec.encode_fragments(self._keys, sealed, k=1, n=1, layout=Layout.CONTIGUOUS)
+        fragments = codec.at_once(
+            codec.encode_steps(self._keys, sealed, k=1, n=1, layout=Layout.CONTIGUOUS)
+        )
         return fragments[0]
 
     def _floor(self) -> int:

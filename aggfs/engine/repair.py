@@ -230,13 +230,15 @@ class Repairs:
         """In a worker: the missing fragments, the same bytes as ever."""
         row = state.row
         sealed = decode.join_stripe(self._keys, row, Kind.DATA, good)
-        return codec.encode_fragments(
-            self._keys,
-            sealed,
-            k=row.k,
-            n=len(row.places),
-            layout=Layout(row.layout),
-            indices=wanted,
+        return codec.at_once(
+            codec.encode_steps(
+                self._keys,
+                sealed,
+                k=row.k,
+                n=len(row.places),
+                layout=Layout(row.layout),
+                indices=wanted,
+            )
         )
 
     async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:

@@ -188,12 +188,14 @@ class Segments:
 
     def _encode(self, pending: Pending) -> Mapping[int, list[Buffer]]:
         sealed = codec.load_staged(self._staging.read(pending.sid))
-        return codec.encode_fragments(
-            self._keys,
-            sealed,
-            k=pending.k,
-            n=len(pending.homes),
-            layout=Layout(self._spreading.layout),
+        return codec.at_once(
+            codec.encode_steps(
+                self._keys,
+                sealed,
+                k=pending.k,
+                n=len(pending.homes),
+                layout=Layout(self._spreading.layout),
+            )
         )
 
 

@@ -34,7 +34,7 @@ LAYOUTS = st.sampled_from(list(Layout))
 def read_back(keys, row, fragments, *, kind=Kind.DATA) -> list[bytes]:
     blocks = len(row.sealed_bytes) - 1
     runs = runs_of(row, fragments)
-    return [bytes(plain) for plain in decode.decode_stripe(keys, row, kind, 0, blocks, runs)]
+    return [bytes(plain) for plain in decode.decode_each(keys, row, kind, 0, blocks, runs)]
 
 
 @st.composite
@@ -100,8 +100,10 @@ def test_a_stripe_of_too_many_blocks_is_refused() -> None:
 @pytest.mark.parametrize(("k", "n"), [(0, 3), (4, 3), (3, 33)])
 def test_an_impossible_code_is_refused(k, n) -> None:
     with pytest.raises(ValueError, match="no code"):
-        codec.encode_fragments(
-            KEYS, sealed_stripe(KEYS, [b"x"]), k=k, n=n, layout=Layout.CONTIGUOUS
+        codec.at_once(
+            codec.encode_steps(
+                KEYS, sealed_stripe(KEYS, [b"x"]), k=k, n=n, layout=Layout.CONTIGUOUS
+            )
         )
 
 
@@ -146,15 +148,24 @@ def test_scratch_memory_leaves_no_trace_in_what_is_made_next() -> None:
     sealing, coding = codec.Scratch(), codec.Scratch()
     for size in (BLOCK_BYTES, 70, 9000, 1):
         made = [
-            codec.seal_stripe(
-                KEYS, sid=SID, kind=Kind.DATA, blocks=[content(size)], table=b"", scratch=scratch
+            codec.at_once(
+                codec.seal_steps(
+                    KEYS,
+                    sid=SID,
+                    kind=Kind.DATA,
+                    blocks=[content(size)],
+                    table=b"",
+                    scratch=scratch,
+                )
             )
             for scratch in (sealing, None)
         ]
         assert made[0] == made[1]
         kept, fresh = (
-            codec.encode_fragments(
-                KEYS, made[0], k=3, n=5, layout=Layout.CONTIGUOUS, scratch=scratch
+            codec.at_once(
+                codec.encode_steps(
+                    KEYS, made[0], k=3, n=5, layout=Layout.CONTIGUOUS, scratch=scratch
+                )
             )
             for scratch in (coding, None)
         )
@@ -270,7 +281,7 @@ def test_a_staged_stripe_is_coded_into_the_same_fragments_later() -> None:
     sealed = sealed_stripe(KEYS, [content(BLOCK_BYTES), b"", content(300)])
     loaded = codec.load_staged(b"".join(codec.stage_bytes(sealed)) + b"what lies behind")
     assert fragments_of(KEYS, loaded, k=3, n=5) == fragments_of(KEYS, sealed, k=3, n=5)
-    opened = codec.open_blocks(KEYS, loaded, 0, 3)
+    opened = list(codec.open_each(KEYS, loaded, 0, 3))
     assert opened == [content(BLOCK_BYTES), b"", content(300)]
 
 

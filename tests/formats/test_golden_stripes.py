@@ -91,14 +91,16 @@ def test_sparse_files() -> None:
 def test_stripes(fixed: dict) -> None:
     k, n, layout = fixed["k"], fixed["n"], Layout(fixed["layout"])
     known = VolumeKeys(Keyring(VOLUME, MASTERS), suite=Suite(fixed["suite"]))
-    sealed = codec.seal_stripe(
-        known, sid=SID, kind=Kind.DATA, blocks=BLOCKS, table=bytes.fromhex(STRIPE["rows"])
+    sealed = codec.at_once(
+        codec.seal_steps(
+            known, sid=SID, kind=Kind.DATA, blocks=BLOCKS, table=bytes.fromhex(STRIPE["rows"])
+        )
     )
     # The table is left out: how small zlib makes it is zlib's affair.
     assert [sealed.block(i).hex() for i in range(len(BLOCKS))] == fixed["sealed"][:-1]
     staged = codec.load_staged(bytes.fromhex(fixed["staged"]))
-    assert codec.open_blocks(known, staged, 0, len(BLOCKS)) == BLOCKS
-    made = codec.encode_fragments(known, staged, k=k, n=n, layout=layout)
+    assert list(codec.open_each(known, staged, 0, len(BLOCKS))) == BLOCKS
+    made = codec.at_once(codec.encode_steps(known, staged, k=k, n=n, layout=layout))
     fragments = unhex(fixed["fragments"])
     assert [b"".join(made[index]) for index in range(n)] == fragments
     last = dict(enumerate(fragments[n - k :], n - k))
@@ -107,7 +109,7 @@ def test_stripes(fixed: dict) -> None:
     assert encode_rows(decode_rows(rows)).hex() == STRIPE["rows"]
     full = row_of(staged, k=k, n=n, layout=layout)
     runs = runs_of(full, last)
-    assert decode.decode_stripe(known, full, Kind.DATA, 0, len(BLOCKS), runs) == BLOCKS
+    assert list(decode.decode_each(known, full, Kind.DATA, 0, len(BLOCKS), runs)) == BLOCKS
 
 
 def derived(master: bytes, purpose: bytes, *parts: bytes) -> bytes:

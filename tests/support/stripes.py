@@ -33,8 +33,8 @@ def sealed_stripe(
     table: bytes = b"rows",
     compress: str | None = None,
 ) -> SealedStripe:
-    return codec.seal_stripe(
-        keys, sid=sid, kind=kind, blocks=blocks, table=table, compress=compress
+    return codec.at_once(
+        codec.seal_steps(keys, sid=sid, kind=kind, blocks=blocks, table=table, compress=compress)
     )
 
 
@@ -48,7 +48,7 @@ def fragments_of(
     indices: Sequence[int] | None = None,
 ) -> dict[int, bytes]:
     """Whole objects by index."""
-    made = codec.encode_fragments(keys, sealed, k=k, n=n, layout=layout, indices=indices)
+    made = codec.at_once(codec.encode_steps(keys, sealed, k=k, n=n, layout=layout, indices=indices))
     return {index: b"".join(pieces) for index, pieces in made.items()}
 
 
