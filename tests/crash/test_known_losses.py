@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from aggfs.assemble import making, opening
+from aggfs.assemble import opening
 from aggfs.assemble.world import THIS_WORLD, World
 from aggfs.config import AccountConfig
 from aggfs.engine.volume import Volume
@@ -19,7 +19,7 @@ from aggfs.errors import Busy, TooFewFragments
 from aggfs.stores.base import Store
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.registry import open_store
-from tests.support.running import Dump, Place, dump, flush, make_volume, new_file, running, write
+from tests.support.running import dump, flush, make_volume, new_file, recovered_dump, running, write
 from tests.support.stripes import content
 
 DAY_NS = 24 * 3600 * 10**9
@@ -101,21 +101,6 @@ async def test_a_clock_that_is_wrong_by_a_day_brings_nothing_old_back(
         wanted = await dump(volume)
     assert set(wanted) == {b"/", b"/file", b"/newer"}
     assert await recovered_dump(place, tmp_path / "second") == wanted
-
-
-async def recovered_dump(place: Place, state: Path) -> Dump:
-    """What another machine finds in the accounts."""
-    state.mkdir()
-    config = await making.recover_volume(
-        place.accounts,
-        str(state),
-        secret=place.secret,
-        name="volume",
-        device_name="second",
-        report=lambda text: None,
-    )
-    async with running(config, state) as volume:
-        return await dump(volume)
 
 
 async def test_two_daemons_on_one_state_directory_are_one_too_many(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from aggfs.assemble import making
 from tests.support.commands import TOP
-from tests.support.running import Place, make_volume, running
+from tests.support.running import Place, make_volume, recover, running
 from tests.support.saving import documents
 
 
@@ -44,16 +43,7 @@ async def seen_from_the_accounts(place: Place, top: Path) -> dict[int, int]:
     for one in place.accounts:
         shutil.copytree(one.path, top / one.name)
         accounts.append(replace(one, path=str(top / one.name)))
-    state = top / "state"
-    state.mkdir()
-    config = await making.recover_volume(
-        accounts,
-        str(state),
-        secret=place.secret,
-        name="volume",
-        device_name="second",
-        report=lambda text: None,
-    )
+    state, config = await recover(place, top / "state", accounts)
     async with running(config, state) as volume:
         return await documents(volume)
 

@@ -11,7 +11,7 @@ from tests.support.movements import (
     read_all,
     sparse_files,
 )
-from tests.support.running import dump, flush, make_volume, recover, running, write
+from tests.support.running import dump, flush, make_volume, recovered_dump, running, write
 
 
 def collecting_at_once(config: Config) -> Config:
@@ -57,9 +57,7 @@ async def test_a_recovered_device_finds_what_was_compacted(tmp_path: Path) -> No
             await volume.control("gc", {})
         assert await dump(volume) == before
         await flush(volume)
-    state, config = await recover(place, tmp_path / "other")
-    async with running(config, state) as volume:
-        assert await dump(volume) == before
+    assert await recovered_dump(place, tmp_path / "other") == before
 
 
 async def test_a_file_that_is_edited_meanwhile_keeps_its_edits(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from aggfs.assemble import making
 from tests.support.dying import NAMES, Known, note
-from tests.support.running import Place, flush, make_volume, running
+from tests.support.running import Place, flush, make_volume, recover, running
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("AGGFS_KILLS", "6"))
@@ -65,14 +64,5 @@ async def test_a_killed_daemon_leaves_every_file_as_it_was_made_sure_or_later(
         assert await contents(place, place.state) == found
         for name in NAMES:
             known[name].make_sure(found[name])
-    second = tmp_path / "second"
-    second.mkdir()
-    config = await making.recover_volume(
-        place.accounts,
-        str(second),
-        secret=place.secret,
-        name="volume",
-        device_name="second",
-        report=lambda text: None,
-    )
+    second, config = await recover(place, tmp_path / "second")
     assert await contents(place, second, config) == found

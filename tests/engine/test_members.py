@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aggfs.assemble import making
 from aggfs.errors import NoEntry, Refused
-from tests.support.running import flush, make_volume, new_file, running
+from tests.support.running import flush, make_volume, new_file, recover, running
 
 
 async def test_after_a_recovery_the_lost_device_can_be_taken_out(tmp_path: Path) -> None:
@@ -16,16 +15,7 @@ async def test_after_a_recovery_the_lost_device_can_be_taken_out(tmp_path: Path)
         await new_file(volume, 1, b"file", bytes(300_000))
         await flush(volume)
     shutil.rmtree(place.state)
-    state = tmp_path / "again"
-    state.mkdir()
-    config = await making.recover_volume(
-        place.accounts,
-        str(state),
-        secret=place.secret,
-        name="volume",
-        device_name="second",
-        report=lambda text: None,
-    )
+    state, config = await recover(place, tmp_path / "again")
     lost = place.config.device.hex()
     async with running(config, state) as volume:
         listed = (await volume.control("device-list", {}))["devices"]

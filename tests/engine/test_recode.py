@@ -19,6 +19,7 @@ from tests.support.running import (
     make_volume,
     new_file,
     recover,
+    recovered_dump,
     running,
     write,
 )
@@ -170,9 +171,7 @@ async def test_older_versions_and_clones_come_along(tmp_path: Path) -> None:
         assert await read_all(volume, made) == made
         await flush(volume)
         seen = await dump(volume)
-    state, recovered = await recover(place, tmp_path / "other")
-    async with running(recovered, state) as volume:
-        assert await dump(volume) == seen
+    assert await recovered_dump(place, tmp_path / "other") == seen
 
 
 async def test_no_fragment_is_taken_away_while_one_that_stays_is_missing(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from aggfs.assemble import making
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.slots import recovery_words
-from aggfs.config import AccountConfig
 from aggfs.engine import publish
 from aggfs.engine.accounts import Account
 from aggfs.engine.upload import Spreading
@@ -21,7 +20,16 @@ from aggfs.engine.volume import Volume
 from aggfs.model import AccountId, Stamp
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
-from tests.support.running import Place, dump, fill, flush, make_volume, new_file, running
+from tests.support.running import (
+    Place,
+    dump,
+    fill,
+    flush,
+    make_volume,
+    new_file,
+    recovered_dump,
+    running,
+)
 
 
 def faulty(volume: Volume) -> list[FaultyStore]:
@@ -66,19 +74,6 @@ def test_records_of_the_journal_are_spread_as_safely_as_data(held, k, more, q, t
     assert counts[-1] <= min(q, spread.k - 1)
     vanishing = more // q
     assert sum(counts[: len(counts) - vanishing]) >= spread.k
-
-
-async def recover(place: Place, accounts: list[AccountConfig], into: str):
-    state = place.root / into
-    state.mkdir()
-    return await making.recover_volume(
-        accounts,
-        str(state),
-        secret=recovery_words(place.words),
-        name="volume",
-        device_name=into,
-        report=lambda text: None,
-    )
 
 
 async def two_of_each_provider(root: Path, accounts_of_each: int) -> Place:
@@ -126,9 +121,7 @@ async def test_a_volume_with_two_fragments_a_provider_survives_the_loss_of_one(
         for one in place.config.accounts
         if one.provider != "p1"
     ]
-    config = await recover(place, left, "second")
-    async with running(config, tmp_path / "second") as volume:
-        assert await dump(volume) == before
+    assert await recovered_dump(place, tmp_path / "second", left) == before
 
 
 # --- accounts that are away -----------------------------------------------------------------------

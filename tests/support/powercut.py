@@ -16,23 +16,21 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from aggfs.assemble import making
 from aggfs.coding import slots
-from aggfs.config import Config
 from aggfs.engine.volume import Volume
-from aggfs.model import AccountId
 from tests.support import tracing
 from tests.support.commands import TOP
 from tests.support.killing import tree_of
 from tests.support.mounting import served
 from tests.support.oracle import Oracle, Step, Tree, read_steps
 from tests.support.power import Disk
-from tests.support.running import flush, running
+from tests.support.running import Place, flush, recover, running
 from tests.support.volume_mount import config_of
 
 MODULE = "tests.support.volume_mount"
@@ -178,23 +176,10 @@ async def _judge(recording: Recording, image: Image, deep: bool) -> str:
         await volume.control("evict", {})
         if await tree_in(volume) != found:
             return "from the accounts it is another tree"
-    again = await _recover(recording, image, config)
-    async with running(again, image.place / "again") as volume:
+    place = Place(image.place, config, state, recording.words)
+    second, again = await recover(place, image.place / "again")
+    async with running(again, second) as volume:
         return "" if await tree_in(volume) == found else "the recovered volume is another tree"
-
-
-async def _recover(recording: Recording, image: Image, config: Config) -> Config:
-    state = image.place / "again"
-    state.mkdir(mode=0o700)
-    accounts = [replace(one, id=AccountId(bytes(8)), provider="") for one in config.accounts]
-    return await making.recover_volume(
-        accounts,
-        str(state),
-        secret=slots.recovery_words(recording.words),
-        name="again",
-        device_name="again",
-        report=lambda text: None,
-    )
 
 
 def _fault(recording: Recording, image: Image, found: Tree) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,11 +122,14 @@ async def new_file(volume: Volume, parent: int, name: bytes, data: bytes = b"") 
     return row
 
 
-async def recover(place: Place, state: Path) -> tuple[Path, Config]:
-    """The volume on another machine: its state directory and configuration there."""
+async def recover(
+    place: Place, state: Path, accounts: Sequence[AccountConfig] = ()
+) -> tuple[Path, Config]:
+    """The volume on another machine, from all accounts or these: its state directory and
+    configuration there."""
     state.mkdir()
     config = await making.recover_volume(
-        place.accounts,
+        accounts or place.accounts,
         str(state),
         secret=place.secret,
         name="volume",
@@ -231,6 +234,13 @@ def _walk(volume: Volume, path: bytes, row: InodeRow) -> Iterator[tuple[bytes, I
     if stat.S_ISDIR(row.mode):
         for name, child, _ in volume.namespace.readdir(row.number, 2):
             yield from _walk(volume, path.rstrip(b"/") + b"/" + name, child)
+
+
+async def recovered_dump(place: Place, state: Path, accounts: Sequence[AccountConfig] = ()) -> Dump:
+    """What another machine finds in the accounts."""
+    state, config = await recover(place, state, accounts)
+    async with running(config, state) as volume:
+        return await dump(volume)
 
 
 async def _digest(volume: Volume, row: InodeRow) -> bytes:
