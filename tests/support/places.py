@@ -4,6 +4,7 @@ and lost behind the back of the volume."""
 import contextlib
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -66,11 +67,13 @@ class DirectoryPlace:
         return str(self.path)
 
     def sizes(self) -> dict[str, int]:
-        return {
-            str(path.relative_to(self.path)): path.stat().st_size
-            for path in self.path.rglob("*")
-            if path.is_file()
-        }
+        found = {}
+        for path in self.path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed while we look
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    found[str(path.relative_to(self.path))] = status.st_size
+        return found
 
     def read(self, key: str) -> bytes:
         return (self.path / key).read_bytes()
