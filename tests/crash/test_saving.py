@@ -1,11 +1,8 @@
 """Documents that are saved by "write temporary, rename over" while the daemon is killed: whole and
 not older than promised, here, and as seen from the accounts alone at that very moment."""
 
-import pickle
 import random
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,25 +10,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.commands import TOP
 from tests.support.running import Place, make_volume, recover, running
 from tests.support.saving import documents
+from tests.support.victims import victim
 
 
 def killed_while_saving(place: Place, seed: int) -> dict[int, int]:
     """The versions that a flush had brought into the accounts."""
-    command = [sys.executable, "-m", "tests.support.saving", str(place.state), str(seed)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=TOP
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(pickle.dumps(place.config))
-        program.stdin.close()
-        lines = [program.stdout.readline()]
+    with victim("saving", place.config, str(place.state), str(seed)) as program:
+        lines = [program.line()]
         time.sleep(random.Random(seed).uniform(0.0, 2.0))
-        program.kill()
-        lines += program.stdout.readlines()
+        lines += program.kill()
     told = [line.decode().split()[1:] for line in lines if line.startswith(b"flushed")]
     last = told[-1] if told and lines[-1].endswith(b"\n") else told[-2] if told[1:] else []
     return {int(one): int(version) for one, _, version in (pair.partition(":") for pair in last)}

@@ -1,11 +1,6 @@
 """Clones share what lies in the accounts, and nothing else."""
 
-import pickle
-import signal
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import trio
@@ -17,8 +12,8 @@ from aggfs.model import BLOCK_BYTES
 from aggfs.sync.moments import format_moment
 from tests.support.running import dump, fill, flush, make_volume, new_file, recover, running, write
 from tests.support.stripes import content
+from tests.support.victims import victim
 
-REPOSITORY = Path(__file__).parents[2]
 INODE, CTIME, NLINK = 0, 9, 6
 
 
@@ -138,16 +133,9 @@ async def test_a_kill_leaves_the_whole_clone_or_none_of_it(tmp_path, seed) -> No
             await new_file(volume, directory.number, b"f%d" % number, data)
         await flush(volume)
         original = await below(volume, b"/d")
-    command = [sys.executable, "-m", "tests.support.dying_clone", str(place.state)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(pickle.dumps((place.config, seed * 150)))
-        program.stdin.close()
-        assert program.stdout.readline() == b"there\n"
-        program.send_signal(signal.SIGKILL)
+    with victim("dying_clone", (place.config, seed * 150), str(place.state)) as program:
+        assert program.line() == b"there\n"
+        program.kill()
     async with running(place.config, place.state) as volume:
         await Remembering(volume).cloning.remove_unfinished()  # as its job does
         names = {name for name, _, _ in volume.namespace.readdir(1, 2)}

@@ -2,11 +2,7 @@
 
 import json
 import os
-import pickle
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +21,8 @@ from tests.support.movements import (
     sparse_files,
 )
 from tests.support.running import Place, flush, make_volume, running
+from tests.support.victims import victim
 
-REPOSITORY = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("AGGFS_KILLS", "2"))
 DEATHS = 4
 FILES = 10
@@ -36,21 +32,11 @@ def killed_while_moving(
     place: Place, config: Config, verb: str, arguments: dict[str, object], seconds: float
 ) -> bool:
     """Run until some time after it began; whether it had come to its end."""
-    command = [sys.executable, "-m", "tests.support.moving_until_killed", str(place.state)]
-    with subprocess.Popen(
-        [*command, verb, json.dumps(arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=REPOSITORY,
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(pickle.dumps(config))
-        program.stdin.close()
-        assert program.stdout.readline() == b"moving\n"
+    told = str(place.state), verb, json.dumps(arguments)
+    with victim("moving_until_killed", config, *told) as program:
+        assert program.line() == b"moving\n"
         time.sleep(seconds)
-        program.send_signal(signal.SIGKILL)
-        return b"done" in program.stdout.read()
+        return b"done\n" in program.kill()
 
 
 async def killed_again_and_again(

@@ -1,11 +1,5 @@
 """A content is put back while others read, write, or the process is killed."""
 
-import pickle
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import trio
 
@@ -15,8 +9,8 @@ from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.registry import open_store
 from tests.support.running import flush, make_volume, new_file, running, write
 from tests.support.stripes import content
+from tests.support.victims import victim
 
-REPOSITORY = Path(__file__).parents[2]
 SIZE = 3 * BLOCK_BYTES
 SLOW = Fault(FaultKind.SLOW, frozenset({"get", "get_range"}), seconds=0.3)
 
@@ -139,17 +133,10 @@ async def test_a_kill_leaves_the_one_content_or_the_other(tmp_path, seed) -> Non
     contents = [content(SIZE, 1), content(SIZE - 1000, 2)]
     async with running(place.config, place.state) as volume:
         _, versions = await two_versions(volume)
-    command = [sys.executable, "-m", "tests.support.dying_restore", str(place.state)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(pickle.dumps((place.config, versions)))
-        program.stdin.close()
+    with victim("dying_restore", (place.config, versions), str(place.state)) as program:
         for _ in range(1 + 3 * seed):
-            assert program.stdout.readline().startswith(b"restored")
-        program.send_signal(signal.SIGKILL)
+            assert program.line().startswith(b"restored")
+        program.kill()
     async with running(place.config, place.state) as volume:
         row = volume.namespace.resolve(b"/f")
         found = bytes(await volume.files.read(row.number, 0, SIZE))

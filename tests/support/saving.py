@@ -63,10 +63,18 @@ async def documents(volume: Volume) -> dict[int, int]:
     return found
 
 
+def tidy(volume: Volume) -> None:
+    """What was being saved when the last one was killed would be in the way."""
+    names = volume.namespace
+    for name in [name for name, _, _ in names.readdir(1, 2) if name.startswith(b".saving")]:
+        names.drop_unlinked(names.unlink(1, name).number)
+
+
 async def main(state: Path, seed: int) -> None:
     config = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - from the test
     chance = random.Random(seed)
     async with running(config, state) as volume:
+        tidy(volume)
         version = max([0, *(await documents(volume)).values()])
         while True:
             for _ in range(chance.randint(1, 6)):
