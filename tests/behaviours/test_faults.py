@@ -125,8 +125,7 @@ def test_a_provider_that_goes_back_in_time_is_noticed_out_voted_and_brought_up_t
         victim.write(key, data)
     volume.evict()
     assert tree_of(volume.folder) == expected
-    recovered = stage.adopt(volume.recover_as("recovered"))
-    recovered.mount()
+    recovered = stage.recovered(volume, "recovered")
     assert tree_of(recovered.folder) == expected
     recovered.umount("--now")
     stage.tell("rolled back: every file reads right, and a recovery finds the newest state")

@@ -348,9 +348,7 @@ def _copy_of_accounts(stage: Stage, volume: LiveVolume, number: int) -> LiveVolu
     for new, old in zip(places, volume.places, strict=True):
         shutil.copytree(old.path, new.path, dirs_exist_ok=True)
         new.name, new.provider = old.name, old.provider
-    copy = stage.adopt(volume.recover_as(f"copy{number}", places=places))
-    copy.mount()
-    return copy
+    return stage.recovered(volume, f"copy{number}", places)
 
 
 # --- refusals and edges ---------------------------------------------------------------------------
@@ -386,8 +384,7 @@ def test_a_complete_copy_that_was_allowed_is_shown_for_ever(stage: Stage):
     volume.flush()
     volume.umount()
     volume.mount()
-    other = stage.adopt(volume.recover_as("other"))
-    other.mount()
+    other = stage.recovered(volume, "other")
     for one in (volume, other):
         warnings = one.status()["warnings"]
         stage.tell(f"{one.name}: {warnings[0]}")

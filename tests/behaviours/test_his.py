@@ -130,8 +130,7 @@ def test_the_whole_folder_is_seen_as_it_was_at_a_time(stage: Stage):
     shutil.copytree(then / "docs", folder / "docs", symlinks=True)
     assert (folder / "docs" / "letter").read_bytes() == (kept / "docs" / "letter").read_bytes()
     volume.umount()
-    recovered = stage.adopt(volume.recover_as("second"))
-    recovered.mount()
+    recovered = stage.recovered(volume, "second")
     again = recovered.folder / ".aggfs" / "at" / then.name
     subprocess.run(["diff", "-r", "--no-dereference", kept, again], check=True, timeout=60)
     stage.tell("and so it is on a machine that had nothing but the accounts and the words")

@@ -168,8 +168,7 @@ def test_an_account_is_emptied_removed_and_switched_off(stage: Stage):
         volume.umount()
         volume.mount()
         assert tree_of(volume.folder) == data
-        other = stage.adopt(volume.recover_as("again"))
-        other.mount()
+        other = stage.recovered(volume, "again")
         assert tree_of(other.folder) == data
         stage.tell("a machine that knows only the three others and the words has all files")
     finally:

@@ -64,12 +64,17 @@ def test_a_daemon_that_lingers_brings_to_the_accounts_what_waits(user: Home):
     assert bytes_in_accounts(user) > 1.5 * len(DATA)
 
 
+def cut_off(user: Home) -> None:
+    """A file is written that cannot be sent: fewer than k accounts are left."""
+    for index in range(2):
+        (user.path / f"account{index}").rename(user.path / f"away{index}")
+    (user.path / "folder" / "file").write_bytes(DATA)
+
+
 @needs_fuse
 def test_a_later_signal_ends_the_lingering_and_the_next_start_has_everything(user: Home):
     daemon = mount(user, "--linger", "1000000")
-    for index in range(2):  # fewer than k accounts are left
-        (user.path / f"account{index}").rename(user.path / f"away{index}")
-    (user.path / "folder" / "file").write_bytes(DATA)
+    cut_off(user)
     insist(daemon)
     wait_for_end(daemon)
     for index in range(2):
@@ -84,9 +89,7 @@ def test_a_later_signal_ends_the_lingering_and_the_next_start_has_everything(use
 @needs_fuse
 def test_the_next_mount_waits_for_a_daemon_that_lingers(user: Home):
     daemon = mount(user, "--linger", "1000000")
-    for index in range(2):
-        (user.path / f"account{index}").rename(user.path / f"away{index}")
-    (user.path / "folder" / "file").write_bytes(DATA)
+    cut_off(user)
     subprocess.run(["fusermount3", "-u", user.path / "folder"], check=True, timeout=60)
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "mount", "photos", str(user.path / "folder")],
@@ -107,9 +110,7 @@ def test_the_next_mount_waits_for_a_daemon_that_lingers(user: Home):
 @needs_fuse
 def test_umount_now_does_not_let_it_linger(user: Home):
     daemon = mount(user, "--linger", "1000000")
-    for index in range(2):
-        (user.path / f"account{index}").rename(user.path / f"away{index}")
-    (user.path / "folder" / "file").write_bytes(DATA)
+    cut_off(user)
     user.aggfs("umount", "photos", "--now")
     wait_for_end(daemon)
 

@@ -9,15 +9,10 @@ import trio
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
-from tests.support.running import flush, make_volume, new_file, running, write
+from tests.support.running import flush, make_volume, new_file, read, running, write
 from tests.support.stripes import content
 
 BIG = 2 * BLOCK_BYTES + 3
-
-
-async def read(volume: Volume, name: bytes) -> bytes:
-    row = volume.namespace.lookup(1, name)
-    return bytes(await volume.files.read(row.number, 0, row.size + 1))
 
 
 def slow(volume: Volume, seconds: float) -> None:

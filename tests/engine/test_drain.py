@@ -12,8 +12,10 @@ from aggfs.model import AccountEntry
 from aggfs.stores.faulty import VERBS, Fault, FaultKind, FaultyStore
 from tests.support.movements import (
     ask,
+    complaint,
     fill,
     fragments_at,
+    lose,
     lying,
     nothing_is_lost_or_left_over,
     read_all,
@@ -149,23 +151,14 @@ async def test_what_cannot_be_read_any_more_holds_nothing_else_up_and_is_told(
     place = await make_volume(tmp_path, accounts=4)
     async with running(place.config, place.state) as volume:
         made = await fill(volume, 4)
-        row = volume.namespace.lookup(1, b"file0")
-        (sid,) = volume.sids_of(row)
-        state = volume.parts.blocks.stripe(sid)
-        assert state is not None
-        for index, home in enumerate(state.row.places):
-            key = volume.parts.keys.fragment_name(state.row.epoch, sid, index, home)
-            account = next(one for one in place.config.accounts if one.id == home)
-            (Path(account.path) / key).unlink()
-        leaving = volume.parts.accounts.get(state.row.places[0])
+        lost = lose(volume, place, b"file0")
+        leaving = volume.parts.accounts.get(lost.places[0])
         assert leaving is not None
         await volume.control("account-drain", {"name": leaving.name})
         with trio.fail_after(60):
             while fragments_at(volume)[leaving.name] > 1:  # noqa: ASYNC110 - as a user looks
                 await trio.sleep(0.02)
-            while not (told := (await volume.control("movement", {}))["text"]):  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        assert "0 of 2 fragments are good" in str(told)
+        assert "0 of 2 fragments are good" in await complaint(volume)
         await volume.control("movement-stop", {})
         assert not leaving.leaving
         made.pop(b"file0")

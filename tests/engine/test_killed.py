@@ -1,37 +1,26 @@
 """A daemon that is killed at any moment: what is there after that, and that it stays so."""
 
 import os
-import pickle
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.support.dying import NAMES, Known, note
-from tests.support.running import Place, flush, make_volume, recover, running
+from tests.support.dying import NAMES, note
+from tests.support.known import Known
+from tests.support.running import Place, flush, make_volume, read, recover, running
+from tests.support.victims import victim
 
-REPOSITORY = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("AGGFS_KILLS", "6"))
 
 
 def killed_while_editing(place: Place, known: dict[str, Known], seed: int) -> None:
-    command = [sys.executable, "-m", "tests.support.dying", str(place.state), str(seed)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(pickle.dumps(place.config))
-        program.stdin.close()
-        lines = [program.stdout.readline()]
+    with victim("dying", place.config, str(place.state), str(seed)) as program:
+        lines = [program.line()]
         time.sleep(random.Random(seed).uniform(0.0, 2.5))
-        program.send_signal(signal.SIGKILL)
-        lines += program.stdout.readlines()
+        lines += program.kill()
     for line in lines:
         word, kind, name, *numbers = line.decode().split()
         if len(numbers) == 3:
@@ -41,11 +30,7 @@ def killed_while_editing(place: Place, known: dict[str, Known], seed: int) -> No
 
 async def contents(place: Place, state: Path, config=None) -> dict[str, bytes]:
     async with running(config or place.config, state) as volume:
-        found = {}
-        for name in NAMES:
-            row = volume.namespace.lookup(1, name.encode())
-            found[name] = bytes(await volume.files.read(row.number, 0, row.size + 1))
-        return found
+        return {name: await read(volume, name.encode()) for name in NAMES}
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -63,6 +48,7 @@ async def test_a_killed_daemon_leaves_every_file_as_it_was_made_sure_or_later(
             await volume.control("evict", {})
         assert await contents(place, place.state) == found
         for name in NAMES:
-            known[name].make_sure(found[name])
+            known[name].is_now(found[name])
+            known[name].make_sure()
     second, config = await recover(place, tmp_path / "second")
     assert await contents(place, second, config) == found

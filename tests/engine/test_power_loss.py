@@ -17,7 +17,7 @@ import trio.testing
 
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
-from tests.support.running import Place, flush, make_volume, new_file, running, write
+from tests.support.running import Place, flush, make_volume, new_file, read, running, write
 from tests.support.stripes import content
 
 BIG = 2 * BLOCK_BYTES + 3
@@ -36,11 +36,6 @@ async def losing_power(place: Place) -> AsyncIterator[Volume]:
     before.rename(after / "files")
     shutil.rmtree(place.state)
     after.rename(place.state)
-
-
-async def read(volume: Volume, name: bytes) -> bytes:
-    row = volume.namespace.lookup(1, name)
-    return bytes(await volume.files.read(row.number, 0, row.size + 1))
 
 
 async def settled(volume: Volume) -> None:

@@ -11,7 +11,14 @@ from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoSpace
 from aggfs.model import BLOCK_BYTES
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
-from tests.support.movements import ask, fill, nothing_is_lost_or_left_over, read_all
+from tests.support.movements import (
+    ask,
+    complaint,
+    fill,
+    lose,
+    nothing_is_lost_or_left_over,
+    read_all,
+)
 from tests.support.running import (
     Place,
     dump,
@@ -202,18 +209,9 @@ async def test_a_stripe_that_cannot_be_read_holds_no_other_up(tmp_path: Path) ->
     place = await make_volume(tmp_path, k=2, n=3, accounts=4)
     async with running(collecting_at_once(place.config), place.state) as volume:
         made = await fill(volume, 4)
-        (sid,) = volume.sids_of(volume.namespace.lookup(1, b"file0"))
-        lost = volume.parts.blocks.stripe(sid)
-        assert lost is not None
-        for index, home in enumerate(lost.row.places):
-            key = volume.parts.keys.fragment_name(lost.row.epoch, sid, index, home)
-            account = next(one for one in place.config.accounts if one.id == home)
-            (Path(account.path) / key).unlink()
+        lose(volume, place, b"file0")
         await volume.control("re-encode", {"k": 3, "n": 4})
-        with trio.fail_after(60):
-            while not (told := (await volume.control("movement", {}))["text"]):  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        assert "0 of 2 fragments" in str(told)
+        assert "0 of 2 fragments" in await complaint(volume)
         await volume.control("movement-stop", {})
         made.pop(b"file0")
         assert await read_all(volume, made) == made

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from aggfs.engine.volume import Volume
-from tests.support.running import Place, flush, make_volume, new_file, running, write
+from tests.support.running import Place, flush, make_volume, new_file, read, running, write
 
 
 @asynccontextmanager
@@ -25,11 +25,6 @@ async def dying(place: Place) -> AsyncIterator[Volume]:
     before.rename(after / "database")
     shutil.rmtree(place.state)
     after.rename(place.state)
-
-
-async def read(volume: Volume, name: bytes) -> bytes:
-    row = volume.namespace.lookup(1, name)
-    return bytes(await volume.files.read(row.number, 0, row.size + 1))
 
 
 async def test_a_generation_that_a_death_left_behind_takes_nothing_of_its_successor_away(

@@ -10,7 +10,7 @@ from aggfs.engine.volume import Volume
 from aggfs.errors import LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
-from tests.support.running import flush, make_volume, new_file, running
+from tests.support.running import flush, make_volume, new_file, read, running
 from tests.support.stripes import content
 
 
@@ -28,11 +28,6 @@ async def full(volume: Volume) -> None:
     with trio.fail_after(30):
         while volume.parts.blocks.unfinished():  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.05)
-
-
-async def read(volume: Volume, name: bytes) -> bytes:
-    row = volume.namespace.lookup(1, name)
-    return bytes(await volume.files.read(row.number, 0, row.size))
 
 
 async def test_small_files_share_stripes(tmp_path: Path) -> None:

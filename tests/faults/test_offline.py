@@ -9,12 +9,19 @@ import trio
 from aggfs.config import MountConfig, Size
 from aggfs.errors import NoSpace, TooFewFragments
 from aggfs.stores.faulty import Fault, FaultKind
-from tests.support.faults import DOWN, HUNG, flushed, new_ground, until_full
+from tests.support.faults import DOWN, HUNG, Ground, flushed, new_ground, until_full
 
 LIMIT_BYTES = 16 << 20
 STUCK_SECONDS = 300
 AUTH = Fault(FaultKind.AUTH)
 either = pytest.mark.parametrize("fault", [DOWN, HUNG], ids=["down", "hung"])
+
+
+async def with_little_staging(tmp_path: Path) -> Ground:
+    ground = await new_ground(tmp_path, 2, 3)
+    mount = MountConfig(staging_limit_bytes=Size(LIMIT_BYTES))
+    ground.place = replace(ground.place, config=replace(ground.place.config, mount=mount))
+    return ground
 
 
 @either
@@ -57,9 +64,7 @@ async def test_a_volume_opens_without_any_account_and_catches_up_by_itself(
 async def test_writes_queue_up_to_the_limit_then_wait_then_fail_and_none_is_lost(
     tmp_path: Path, autojump_clock: object
 ) -> None:
-    ground = await new_ground(tmp_path, 2, 3)
-    mount = MountConfig(staging_limit_bytes=Size(LIMIT_BYTES))
-    ground.place = replace(ground.place, config=replace(ground.place.config, mount=mount))
+    ground = await with_little_staging(tmp_path)
     async with ground.opened() as volume:
         with ground.clouds.failing(ground.names, DOWN):
             waited = 0.0
@@ -85,9 +90,7 @@ async def test_writes_queue_up_to_the_limit_then_wait_then_fail_and_none_is_lost
 async def test_a_writer_who_waits_goes_on_when_accounts_return(
     tmp_path: Path, autojump_clock: object
 ) -> None:
-    ground = await new_ground(tmp_path, 2, 3)
-    mount = MountConfig(staging_limit_bytes=Size(LIMIT_BYTES))
-    ground.place = replace(ground.place, config=replace(ground.place.config, mount=mount))
+    ground = await with_little_staging(tmp_path)
     async with ground.opened() as volume, trio.open_nursery() as nursery:
         for name in ground.names:
             ground.clouds.stores[name].inject(DOWN)

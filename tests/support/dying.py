@@ -9,13 +9,13 @@ import pickle
 import random
 import stat
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
+from tests.support.known import Known
 from tests.support.running import running
 from tests.support.stripes import content
 
@@ -34,53 +34,6 @@ def steps(seed: int):
         kind = chance.choice(KINDS)
         place = chance.choice(SIZES)
         yield kind, chance.choice(NAMES), place, chance.choice(LENGTHS), chance.randrange(1 << 30)
-
-
-@dataclass
-class Known:
-    """What may be in a file: what it was when it was made sure last, and what came since."""
-
-    sure: bytes = b""
-    now: bytearray = field(default_factory=bytearray)
-    sizes: set[int] = field(default_factory=lambda: {0})
-    written: list[tuple[int, bytes]] = field(default_factory=list)
-
-    def write(self, offset: int, data: bytes) -> None:
-        if len(self.now) < offset:
-            self.now.extend(bytes(offset - len(self.now)))
-        self.now[offset : offset + len(data)] = data
-        self.written.append((offset, data))
-        self.sizes.add(len(self.now))
-
-    def truncate(self, size: int) -> None:
-        if size < len(self.now):
-            del self.now[size:]
-        self.now.extend(bytes(size - len(self.now)))
-        self.sizes.add(size)
-
-    def make_sure(self, data: bytes | None = None) -> None:
-        if data is not None:
-            self.now = bytearray(data)
-        self.sure = bytes(self.now)
-        self.sizes, self.written = {len(self.now)}, []
-
-    def fault(self, found: bytes) -> str:
-        """Why this cannot be, or nothing."""
-        if len(found) not in self.sizes:
-            return f"size {len(found)}, not of {sorted(self.sizes)}"
-        if len(self.sizes) == 1 and not self.written:
-            return "" if found == self.sure else "other bytes than those made sure"
-        zeros_may_be = min(self.sizes)
-        for at in range(0, len(found), 97):
-            byte = found[at : at + 1]
-            allowed = {self.sure[at : at + 1]} | {
-                data[at - offset : at - offset + 1]
-                for offset, data in self.written
-                if offset <= at < offset + len(data)
-            }
-            if byte not in allowed and not (byte == b"\0" and at >= zeros_may_be):
-                return f"byte {at} is {byte!r}, not of {allowed}"
-        return ""
 
 
 async def take(volume: Volume, step: Step) -> None:
@@ -112,14 +65,25 @@ def note(known: Known, step: Step, *, acknowledged: bool) -> None:
     """What a step that was begun, or acknowledged, makes possible."""
     kind, _, place, length, seed = step
     if kind == "write" and not acknowledged:
-        known.write(place, content(length, seed))
+        _write(known, place, content(length, seed))
     elif kind == "truncate" and not acknowledged:
-        known.truncate(place)
+        _truncate(known, place)
     elif kind == "empty" and not acknowledged:
-        known.truncate(0)
-        known.write(0, content(length, seed))
+        _truncate(known, 0)
+        _write(known, 0, content(length, seed))
     elif kind == "fsync" and acknowledged:
         known.make_sure()
+
+
+def _write(known: Known, offset: int, data: bytes) -> None:
+    known.may_write(offset, data)
+    now = known.now.ljust(offset, b"\0")
+    known.is_now(now[:offset] + data + now[offset + len(data) :])
+
+
+def _truncate(known: Known, size: int) -> None:
+    known.may_truncate(size)
+    known.is_now(known.now[:size].ljust(size, b"\0"))
 
 
 async def main(state: Path, seed: int) -> None:

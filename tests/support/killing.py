@@ -155,8 +155,7 @@ class Recovered:
             shutil.copytree(place.path, copy)
             places.append(DirectoryPlace(copy, place.name, provider=place.provider))
         self._copies = [place.path for place in places]
-        self._other = self._stage.adopt(self._volume.recover_as(f"again{number}", places=places))
-        self._other.mount()
+        self._other = self._stage.recovered(self._volume, f"again{number}", places)
         return self._other.folder
 
     def __exit__(self, *exception: object) -> None:

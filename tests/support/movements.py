@@ -7,7 +7,7 @@ import trio
 
 from aggfs.engine.versions import Versions
 from aggfs.engine.volume import Volume
-from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, InodeRow
+from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, InodeRow, StripeRow
 from aggfs.sync.retention import Retention, Tier
 from tests.support.running import Place, flush, new_file, write
 from tests.support.stripes import content
@@ -74,6 +74,26 @@ async def ask(volume: Volume, verb: str, **arguments: object) -> dict[str, objec
     """A movement, to its end."""
     with trio.fail_after(END_SECONDS):
         return await volume.control(verb, {"wait": True, **arguments})
+
+
+def lose(volume: Volume, place: Place, name: bytes) -> StripeRow:
+    """Every fragment of the one stripe of this file is gone from the accounts."""
+    (sid,) = volume.sids_of(volume.namespace.lookup(1, name))
+    state = volume.parts.blocks.stripe(sid)
+    assert state is not None
+    for index, home in enumerate(state.row.places):
+        key = volume.parts.keys.fragment_name(state.row.epoch, sid, index, home)
+        account = next(one for one in place.config.accounts if one.id == home)
+        (Path(account.path) / key).unlink()
+    return state.row
+
+
+async def complaint(volume: Volume) -> str:
+    """What the movement that is under way says of what it could not do."""
+    with trio.fail_after(END_SECONDS):
+        while not (told := (await volume.control("movement", {}))["text"]):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+    return str(told)
 
 
 def lying(place: Place) -> dict[str, dict[str, int]]:

@@ -122,6 +122,12 @@ async def new_file(volume: Volume, parent: int, name: bytes, data: bytes = b"") 
     return row
 
 
+async def read(volume: Volume, name: bytes) -> bytes:
+    """A file of the top directory, to its end."""
+    row = volume.namespace.lookup(1, name)
+    return bytes(await volume.files.read(row.number, 0, row.size + 1))
+
+
 async def recover(
     place: Place, state: Path, accounts: Sequence[AccountConfig] = ()
 ) -> tuple[Path, Config]:

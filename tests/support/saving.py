@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from aggfs.engine.volume import Volume
-from tests.support.running import flush, running, write
+from tests.support.running import flush, read, running, write
 from tests.support.stripes import content
 
 DOCUMENTS = 4
@@ -57,9 +57,7 @@ async def documents(volume: Volume) -> dict[int, int]:
     for document in range(DOCUMENTS):
         name = b"document%d" % document
         if name in present:
-            row = volume.namespace.lookup(1, name)
-            data = bytes(await volume.files.read(row.number, 0, row.size + 1))
-            found[document] = version_of(document, data)
+            found[document] = version_of(document, await read(volume, name))
     return found
 
 

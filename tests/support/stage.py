@@ -6,7 +6,7 @@ needs on the stage, tells its evidence, and asserts what must hold.
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -127,6 +127,12 @@ class Stage:
         """A volume that was made elsewhere ends with the stage too."""
         self._volumes.append(volume)
         return volume
+
+    def recovered(self, volume: LiveVolume, name: str, places: Sequence[Place] = ()) -> LiveVolume:
+        """The same volume on a machine that has only the accounts and the words, mounted."""
+        other = self.adopt(volume.recover_as(name, places=places))
+        other.mount()
+        return other
 
     def close(self) -> None:
         """Unmount everything; nothing may have been logged that nobody expected, and what is

@@ -114,7 +114,7 @@ class LiveVolume:
         arguments = ("audit", "no-complete-copy", "--volume", self.name, "--json")
         return dict(json.loads(self.aggfs(*arguments, code=code)))
 
-    def recover_as(self, name: str, *, code: int = 0, places: Sequence[Place] = ()) -> "LiveVolume":
+    def recover_as(self, name: str, *, places: Sequence[Place] = ()) -> "LiveVolume":
         """The same volume under another name on another machine: a home with nothing in it."""
         path = self.home.path.parent / f"{self.home.path.name}-{name}"
         path.mkdir()
@@ -122,7 +122,7 @@ class LiveVolume:
         chosen = list(places) or self.places
         other = LiveVolume(home, name, chosen, k=self.k, n=self.n, seconds=self._seconds)
         other.folder.mkdir()
-        other.recover(self.words, code=code)
+        other.recover(self.words)
         return other
 
     def recover(self, words: str, *, code: int = 0) -> str:

@@ -110,15 +110,19 @@ class Worker:
         while len(self._paths()[1]) >= FILES:
             self._unlink()
         path = self._fresh()
+        self._new(path, 0.4)
+        return path
+
+    def _new(self, path: str, synced: float) -> None:
+        """A file that was not there, with some bytes; it is synced with that chance."""
         with self._step("create", path):
             descriptor = os.open(self._folder / path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             self._write(descriptor, path, 0)
-            if self._chance.random() < 0.4:
+            if self._chance.random() < synced:
                 self._sync(descriptor, path)
         finally:
             os.close(descriptor)
-        return path
 
     def _write(self, descriptor: int, path: str, place: int) -> None:
         length, seed = self._chance.choice(SIZES), self._chance.randrange(1 << 30)
@@ -168,14 +172,7 @@ class Worker:
     def _replace(self) -> None:
         """As editors save: write a temporary file, give it the name of the old one."""
         old, new = self._some_file(), self._fresh()
-        with self._step("create", new):
-            descriptor = os.open(self._folder / new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        try:
-            self._write(descriptor, new, 0)
-            if self._chance.random() < 0.3:
-                self._sync(descriptor, new)
-        finally:
-            os.close(descriptor)
+        self._new(new, 0.3)
         with self._step("rename", new, old):
             os.rename(self._folder / new, self._folder / old)
 
