@@ -1,6 +1,7 @@
 """The four rules of the house, kept by walking the syntax trees of `aggfs/`.
 
 1. Imports point down, type-only imports included; rooms of one floor never import each other.
+   So do those between the rooms of the engine.
 2. Pure rooms import nothing that touches the world.
 3. One door for each foreign library.
 4. Absolute imports, from the module that defines the name; `__init__.py` holds a docstring only.
@@ -34,6 +35,26 @@ FLOORS = {
     "errors": 1,
     "threads": 1,
 }
+# Inside `engine/`: what lies above `volume` is a feature, a verb of its own that the volume does not
+# know. Modules that are not named here serve all rooms and import none of them.
+ENGINE_FLOORS = {
+    "recovery": 8,
+    "change": 8,
+    "moves": 7,
+    "care": 6,
+    "past": 6,
+    "caching": 6,
+    "members": 6,
+    "report": 6,
+    "waiting": 6,
+    "volume": 5,
+    "journal": 4,
+    "pins": 4,
+    "writing": 3,
+    "reading": 2,
+    "names": 1,
+}
+SHARED_FLOOR = 0
 PURE_ROOMS = {"coding", "sync", "formats", "placement", "model", "errors"}
 WORLDLY = {
     *("trio", "asyncio", "threading", "multiprocessing", "concurrent", "signal"),
@@ -146,6 +167,22 @@ def upward_imports(module: Module) -> Iterator[str]:
             yield f"{module.path}:{imported.line}: {module.room} may not import {room}"
 
 
+def upward_imports_in_engine(module: Module) -> Iterator[str]:
+    if module.room != "engine":
+        return
+    room = module.path.split("/")[1].removesuffix(".py")
+    for imported in module.imports:
+        parts = imported.module.split(".")
+        if parts[:2] != ["aggfs", "engine"]:
+            continue
+        other = parts[2] if len(parts) > 2 else str(imported.name)
+        if other == room:
+            continue
+        below = ENGINE_FLOORS.get(other, SHARED_FLOOR) < ENGINE_FLOORS.get(room, SHARED_FLOOR)
+        if not below and not {room, other}.isdisjoint(ENGINE_FLOORS):
+            yield f"{module.path}:{imported.line}: engine.{room} may not import engine.{other}"
+
+
 def worldly_imports(module: Module) -> Iterator[str]:
     if module.room not in PURE_ROOMS:
         return
@@ -183,6 +220,11 @@ def is_only_a_docstring(module: Module) -> bool:
 
 def test_imports_point_down():
     assert [fault for module in house().values() for fault in upward_imports(module)] == []
+
+
+def test_imports_in_the_engine_point_down():
+    faults = [fault for module in house().values() for fault in upward_imports_in_engine(module)]
+    assert faults == []
 
 
 def test_pure_rooms_touch_nothing_of_the_world():
@@ -223,7 +265,7 @@ def test_no_file_has_a_name_that_says_nothing():
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
-        (upward_imports, "stores/s3.py", "from aggfs.engine.fetch import fetch"),
+        (upward_imports, "stores/s3.py", "from aggfs.engine.reading.fetch import fetch"),
         (upward_imports, "sync/merge.py", "import aggfs.cache.tree"),
         (upward_imports, "model.py", "from aggfs import errors"),
         (
@@ -232,9 +274,15 @@ def test_no_file_has_a_name_that_says_nothing():
             "if TYPE_CHECKING:\n    from aggfs.engine.volume import Volume",
         ),
         (upward_imports, "attic/box.py", ""),
+        (
+            upward_imports_in_engine,
+            "engine/reading/fetch.py",
+            "from aggfs.engine.writing.stripes import Stripes",
+        ),
+        (upward_imports_in_engine, "engine/pool.py", "import aggfs.engine.names.paths"),
         (worldly_imports, "formats/record.py", "import os.path"),
         (worldly_imports, "coding/keys.py", "def f():\n    from secrets import token_bytes"),
-        (imports_beside_the_door, "engine/fetch.py", "import lmdb"),
+        (imports_beside_the_door, "engine/reading/fetch.py", "import lmdb"),
         (imports_beside_the_door, "stores/registry.py", "from botocore.config import Config"),
     ],
 )

@@ -7,10 +7,10 @@ volume, uses its parts, and nothing of the volume knows it.
 from collections.abc import Callable
 
 from aggfs.engine.caching import caching
-from aggfs.engine.keeping import keeping
+from aggfs.engine.care.keeping import keeping
 from aggfs.engine.members import members
-from aggfs.engine.moving import moving
-from aggfs.engine.remembering import remembering
+from aggfs.engine.moves.moving import moving
+from aggfs.engine.past.remembering import remembering
 from aggfs.engine.volume import Feature, Volume
 from aggfs.engine.waiting import waiting
 

@@ -7,9 +7,9 @@ from aggfs.assemble.opening import TABLES
 from aggfs.cache.database import Database
 from aggfs.cache.staging import Staging
 from aggfs.coding.keys import VolumeKeys
-from aggfs.engine.consistency import Finding, State, consistency_steps
-from aggfs.engine.identity import Identity, load_header
-from aggfs.engine.setright import set_right
+from aggfs.engine.care.consistency import Finding, State, consistency_steps
+from aggfs.engine.care.setright import set_right
+from aggfs.engine.recovery.identity import Identity, load_header
 from aggfs.threads import in_slices
 
 

@@ -10,10 +10,10 @@ from aggfs.assemble.world import THIS_WORLD, World
 from aggfs.cache.database import Database
 from aggfs.coding.slots import Secret, new_slot, new_volume
 from aggfs.config import AccountConfig, Config
-from aggfs.engine.attend import HeaderRows
-from aggfs.engine.headers import put_on_all
-from aggfs.engine.identity import Identity, save_header
-from aggfs.engine.recover import Recovery, find_volume
+from aggfs.engine.journal.attend import HeaderRows
+from aggfs.engine.journal.headers import put_on_all
+from aggfs.engine.recovery.identity import Identity, save_header
+from aggfs.engine.recovery.recover import Recovery, find_volume
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy
 from aggfs.model import (

@@ -26,32 +26,36 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.slots import OpenedHeader
 from aggfs.config import AccountConfig, Config, account_from
 from aggfs.engine import accounts as account_tables
-from aggfs.engine import attend, clone, dying, movement, publish, report, strays, upkeep
-from aggfs.engine import attributes as attribute_tables
-from aggfs.engine import openfiles as file_tables
 from aggfs.engine import pins as pin_table
+from aggfs.engine import report
 from aggfs.engine.accounts import Account, Accounts, Ledger
-from aggfs.engine.attend import Attendant
-from aggfs.engine.capture import Capture
+from aggfs.engine.care import dying, strays, upkeep
+from aggfs.engine.care.foreign import ForeignBytes
 from aggfs.engine.change import Changes, Surroundings
-from aggfs.engine.checkpoint import Checkpointer
-from aggfs.engine.fetch import Fetcher
-from aggfs.engine.files import Files
-from aggfs.engine.fill import Filler
-from aggfs.engine.flush import Flusher
-from aggfs.engine.foreign import ForeignBytes
-from aggfs.engine.identity import Identity, keep_cache_form, load_header, save_header
-from aggfs.engine.local import LocalCopies
-from aggfs.engine.namespace import Namespace
-from aggfs.engine.openfiles import OpenFiles
+from aggfs.engine.journal import attend, publish
+from aggfs.engine.journal.attend import Attendant
+from aggfs.engine.journal.checkpoint import Checkpointer
+from aggfs.engine.journal.publish import Publisher, Writer
+from aggfs.engine.journal.segments import Sealer, Segments
+from aggfs.engine.moves import movement
+from aggfs.engine.names import attributes as attribute_tables
+from aggfs.engine.names.namespace import Namespace
 from aggfs.engine.pace import Pace
-from aggfs.engine.publish import Publisher, Writer
-from aggfs.engine.repair import Repairs
-from aggfs.engine.room import Bounds, Limits, Room, limits_on
-from aggfs.engine.segments import Sealer, Segments
-from aggfs.engine.stripes import Policy, Stripes
+from aggfs.engine.past import clone
+from aggfs.engine.reading import openfiles as file_tables
+from aggfs.engine.reading.fetch import Fetcher
+from aggfs.engine.reading.files import Files
+from aggfs.engine.reading.fill import Filler
+from aggfs.engine.reading.local import LocalCopies
+from aggfs.engine.reading.openfiles import OpenFiles
+from aggfs.engine.reading.room import Bounds, Limits, Room, limits_on
+from aggfs.engine.recovery.identity import Identity, keep_cache_form, load_header, save_header
 from aggfs.engine.volume import Feature, Parts, Volume
 from aggfs.engine.works import Works
+from aggfs.engine.writing.capture import Capture
+from aggfs.engine.writing.flush import Flusher
+from aggfs.engine.writing.repair import Repairs
+from aggfs.engine.writing.stripes import Policy, Stripes
 from aggfs.model import (
     AccountEntry,
     Content,

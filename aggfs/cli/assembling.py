@@ -21,7 +21,7 @@ from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config
 from aggfs.daemon import main as daemon
 from aggfs.daemon.systemd import ServiceManager
-from aggfs.engine.identity import write_private
+from aggfs.engine.recovery.identity import write_private
 from aggfs.errors import BadConfig, Unreachable
 from aggfs.mount.facade import VolumeWithPast
 from aggfs.mount.options import MountOptions

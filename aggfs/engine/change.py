@@ -3,7 +3,7 @@
 A change of the ways in is a new generation of the header. It is put on the accounts first, then
 kept here, then the older generations are deleted: whenever this is cut short, every account has a
 header that opens. An account that is away keeps its older header until it is back (see
-`aggfs.engine.attend`), and the answer names it.
+`aggfs.engine.journal.attend`), and the answer names it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,9 +13,9 @@ import trio
 
 from aggfs.coding.slots import OpenedHeader, Secret, new_slot
 from aggfs.engine.accounts import Account
-from aggfs.engine.attend import HeaderRows, forget_older_headers
-from aggfs.engine.audit import audit_complete_copies
-from aggfs.engine.headers import put_header, replace_headers
+from aggfs.engine.care.audit import audit_complete_copies
+from aggfs.engine.journal.attend import HeaderRows, forget_older_headers
+from aggfs.engine.journal.headers import put_header, replace_headers
 from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoEntry, Unreachable
 from aggfs.formats.header import SlotKind
@@ -110,7 +110,7 @@ class Changes:
         return {"failed": failed}
 
     async def audit(self, volume: Volume, arguments: Arguments) -> Answer:
-        """What each provider holds, and what it could rebuild by itself. See `engine.audit`."""
+        """What each provider holds, and what it could rebuild by itself: `engine.care.audit`."""
         del arguments
         pairs = [(one.provider, one.store) for one in volume.parts.accounts]
         holdings = await audit_complete_copies(pairs, volume.parts.keys)

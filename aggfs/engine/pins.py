@@ -20,9 +20,9 @@ import trio
 
 from aggfs.cache.database import Database
 from aggfs.cache.tree import LmdbTree
-from aggfs.engine.local import LocalCopies
-from aggfs.engine.namespace import Namespace
+from aggfs.engine.names.namespace import Namespace
 from aggfs.engine.pace import Pace
+from aggfs.engine.reading.local import LocalCopies
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, NoSpace
 from aggfs.model import ROOT, InodeRow
 from aggfs.sync.view import place_of

@@ -16,21 +16,21 @@ from aggfs.cache.staging import Staging
 from aggfs.cache.tree import LmdbTree
 from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Accounts
-from aggfs.engine.checkpoint import Checkpointer
-from aggfs.engine.fetch import Fetcher
-from aggfs.engine.files import Files
-from aggfs.engine.fill import Filler
-from aggfs.engine.flush import Flusher
 from aggfs.engine.jobs import Job, Jobs
-from aggfs.engine.local import LocalCopies
-from aggfs.engine.namespace import Namespace
-from aggfs.engine.openfiles import OpenFiles
+from aggfs.engine.journal.checkpoint import Checkpointer
+from aggfs.engine.journal.publish import Publisher
+from aggfs.engine.names.namespace import Namespace
 from aggfs.engine.pace import Pace
-from aggfs.engine.publish import Publisher
-from aggfs.engine.repair import Repairs
-from aggfs.engine.room import Limits, Room, Turns
-from aggfs.engine.stripes import Policy, Stripes
+from aggfs.engine.reading.fetch import Fetcher
+from aggfs.engine.reading.files import Files
+from aggfs.engine.reading.fill import Filler
+from aggfs.engine.reading.local import LocalCopies
+from aggfs.engine.reading.openfiles import OpenFiles
+from aggfs.engine.reading.room import Limits, Room, Turns
 from aggfs.engine.works import Works
+from aggfs.engine.writing.flush import Flusher
+from aggfs.engine.writing.repair import Repairs
+from aggfs.engine.writing.stripes import Policy, Stripes
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from aggfs.engine.oldbytes import OldBytes, OldContent
+from aggfs.engine.reading.oldbytes import OldBytes, OldContent
 from aggfs.engine.volume import Volume
 from aggfs.errors import AggfsError, InThePast
 from aggfs.model import ROOT_NUMBER, InodeRow

@@ -13,9 +13,9 @@ from stat import S_IFDIR
 from msgspec.structs import replace
 
 from aggfs.cache.past import Past
-from aggfs.engine.lookback import Lookback
-from aggfs.engine.oldbytes import OldContent
-from aggfs.engine.versions import Versions
+from aggfs.engine.past.lookback import Lookback
+from aggfs.engine.past.versions import Versions
+from aggfs.engine.reading.oldbytes import OldContent
 from aggfs.engine.volume import Volume
 from aggfs.errors import NoEntry
 from aggfs.model import ROOT_NUMBER, InodeRow

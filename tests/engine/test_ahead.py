@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.engine.ahead import SLACK_BYTES, WINDOW_LIMIT, ReadAhead
+from aggfs.engine.reading.ahead import SLACK_BYTES, WINDOW_LIMIT, ReadAhead
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS
 
 KIB = 1024

@@ -6,8 +6,8 @@ from pathlib import Path
 import trio
 
 from aggfs.coding import slots
-from aggfs.engine.attend import HeaderRows
-from aggfs.engine.headers import find_headers
+from aggfs.engine.journal.attend import HeaderRows
+from aggfs.engine.journal.headers import find_headers
 from aggfs.engine.volume import Volume
 from tests.support.running import make_volume, running
 

@@ -3,7 +3,7 @@
 import pytest
 
 from aggfs.coding.keys import header_name
-from aggfs.engine.audit import audit_complete_copies
+from aggfs.engine.care.audit import audit_complete_copies
 from aggfs.errors import Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.stores.memory import MemoryObjects, MemoryStore

@@ -5,7 +5,7 @@ import stat
 import pytest
 import trio
 
-from aggfs.engine.remembering import Remembering
+from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import Exists, InvalidMove, NoEntry
 from aggfs.model import BLOCK_BYTES

@@ -12,7 +12,7 @@ from aggfs.cache.database import Database
 from aggfs.coding import codec
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
-from aggfs.engine.hedging import SAMPLES_NEEDED, SHARE, Hedging
+from aggfs.engine.reading.hedging import SAMPLES_NEEDED, SHARE, Hedging
 from aggfs.errors import TooFewFragments
 from aggfs.stores.faulty import FaultKind
 from tests.support.fetching import Ground

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from aggfs.engine.openfiles import OpenFile
+from aggfs.engine.reading.openfiles import OpenFile
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, InodeRow
 from tests.support.running import make_volume, new_file, running, write

@@ -17,7 +17,7 @@ from aggfs.cache.files import SparseFiles
 from aggfs.coding.cipher import XtsUnit
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
-from aggfs.engine.fill import RUNS_AHEAD, Filler, Target
+from aggfs.engine.reading.fill import RUNS_AHEAD, Filler, Target
 from aggfs.errors import TooFewFragments
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, Extent
 from aggfs.stores.faulty import FaultKind

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.engine.files import laid_over
+from aggfs.engine.reading.files import laid_over
 from aggfs.model import BLOCK_BYTES
 from tests.support.running import flush, make_volume, new_file, running, write
 from tests.support.stripes import content

@@ -8,7 +8,7 @@ import trio
 
 from aggfs.assemble import opening
 from aggfs.config import MountConfig, Size
-from aggfs.engine.room import Limits
+from aggfs.engine.reading.room import Limits
 from aggfs.errors import LocalDiskFailed
 from tests.support.running import flush, make_volume, new_file, running
 

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from aggfs.assemble.world import World
-from aggfs.engine.remembering import Remembering
+from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import InThePast, NoEntry
 from aggfs.mount.facade import VolumeWithPast

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from aggfs.cache.blocks import StripeState
-from aggfs.engine.move import Mover
+from aggfs.engine.moves.move import Mover
 from aggfs.engine.volume import Volume
 from aggfs.engine.works import Works
 from aggfs.errors import Unreachable

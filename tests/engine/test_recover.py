@@ -12,9 +12,9 @@ from aggfs.cache.database import Database
 from aggfs.coding import slots
 from aggfs.coding.keys import is_header_name
 from aggfs.config import AccountConfig, Config
-from aggfs.engine import publish
-from aggfs.engine.identity import Identity
-from aggfs.engine.recover import Recovery, find_volume, match_accounts
+from aggfs.engine.journal import publish
+from aggfs.engine.recovery.identity import Identity
+from aggfs.engine.recovery.recover import Recovery, find_volume, match_accounts
 from aggfs.errors import AggfsError, BadConfig, TooFewFragments, Unreachable, WrongKey
 from aggfs.model import AccountEntry, AccountId, DeviceId, Layout
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore

@@ -7,7 +7,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.engine.room import Bounds, Room, Turns, limits_on
+from aggfs.engine.reading.room import Bounds, Room, Turns, limits_on
 from aggfs.errors import NoSpace
 
 GIB = 1 << 30

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from aggfs.assemble import making
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.slots import recovery_words
-from aggfs.engine import publish
 from aggfs.engine.accounts import Account
-from aggfs.engine.upload import Spreading
+from aggfs.engine.journal import publish
 from aggfs.engine.volume import Volume
+from aggfs.engine.writing.upload import Spreading
 from aggfs.model import AccountId, Stamp
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from aggfs.coding import slots
 from aggfs.coding.keys import header_name
 from aggfs.coding.slots import OpenedHeader, seal_header
-from aggfs.engine.headers import find_headers
+from aggfs.engine.journal.headers import find_headers
 from aggfs.engine.listing import Listing
-from aggfs.engine.recover import find_volume
-from aggfs.engine.sources import open_newest, survey
+from aggfs.engine.recovery.recover import find_volume
+from aggfs.engine.recovery.sources import open_newest, survey
 from aggfs.errors import BadConfig, Unreachable, WrongKey
 from aggfs.formats.fragment import Suite
 from aggfs.formats.header import VolumePolicy, decode_header, encode_header

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import trio
 
-from aggfs.engine.stripes import GRACE_SECONDS
 from aggfs.engine.volume import Volume
+from aggfs.engine.writing.stripes import GRACE_SECONDS
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from aggfs.threads import without_threads
 from tests.support.running import flush, make_volume, new_file, running

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from aggfs.assemble.world import World
-from aggfs.engine.remembering import Remembering
+from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import Exists, NoEntry, NoSpace
 from aggfs.model import BLOCK_BYTES

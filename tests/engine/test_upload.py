@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from aggfs.engine.accounts import Account
-from aggfs.engine.upload import LITTLE_PATIENCE_SECONDS, PATIENCE_SECONDS, Parcel, put_all
+from aggfs.engine.writing.upload import LITTLE_PATIENCE_SECONDS, PATIENCE_SECONDS, Parcel, put_all
 from aggfs.errors import Unreachable
 from aggfs.model import AccountId
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore

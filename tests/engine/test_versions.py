@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from aggfs.cache.past import Past
-from aggfs.engine.history import History
+from aggfs.engine.past.history import History
 from aggfs.engine.volume import Volume
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from aggfs.cache.blocks import StripeState
-from aggfs.engine.dying import Dying
+from aggfs.engine.care.dying import Dying
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, AccountId
 from tests.simulation.clouds import Cloud, Wrong

@@ -15,10 +15,12 @@ import msgspec
 from aggfs.cache.blocks import StripeState
 from aggfs.cache.unitfile import UnitFile
 from aggfs.coding import decode
-from aggfs.engine import collect, flush, journals
 from aggfs.engine.accounts import Accounts
-from aggfs.engine.collect import Collector
-from aggfs.engine.stripes import Stripes
+from aggfs.engine.care import collect
+from aggfs.engine.care.collect import Collector
+from aggfs.engine.recovery import journals
+from aggfs.engine.writing import flush
+from aggfs.engine.writing.stripes import Stripes
 from aggfs.formats.sizes import cell_bytes
 from aggfs.model import Sid
 

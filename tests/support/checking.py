@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from aggfs.assemble import inspecting
-from aggfs.engine.identity import HEADER_NAME
+from aggfs.engine.recovery.identity import HEADER_NAME
 
 
 async def findings_in(state: Path) -> list[str]:

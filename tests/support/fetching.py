@@ -6,7 +6,7 @@ from pathlib import Path
 from aggfs.cache.staging import Staging
 from aggfs.coding import codec
 from aggfs.engine.accounts import Account, Accounts, Ledger
-from aggfs.engine.fetch import Fetcher, Run
+from aggfs.engine.reading.fetch import Fetcher, Run
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import AccountId, StripeRow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from aggfs.engine.versions import Versions
+from aggfs.engine.past.versions import Versions
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, InodeRow, StripeRow
 from aggfs.sync.retention import Retention, Tier

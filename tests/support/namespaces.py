@@ -11,8 +11,8 @@ from aggfs.cache import tree as tree_tables
 from aggfs.cache.database import Database
 from aggfs.cache.outbox import Outbox
 from aggfs.cache.tree import LmdbTree
-from aggfs.engine import attributes as attribute_tables
-from aggfs.engine.namespace import Namespace
+from aggfs.engine.names import attributes as attribute_tables
+from aggfs.engine.names.namespace import Namespace
 from aggfs.model import DeviceId, InodeRow
 from aggfs.sync.clock import HybridClock
 from aggfs.sync.merge import apply_batch

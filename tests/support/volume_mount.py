@@ -17,7 +17,7 @@ from aggfs.assemble import making, opening
 from aggfs.config import AccountConfig, Config, MountConfig
 from aggfs.daemon.main import Service, serve
 from aggfs.daemon.systemd import ServiceManager
-from aggfs.engine.identity import HEADER_NAME
+from aggfs.engine.recovery.identity import HEADER_NAME
 from aggfs.model import AccountId, DeviceId, Layout, VolumeId
 from aggfs.mount.options import MountOptions
 from aggfs.placement.policy import StorageClass

@@ -1,0 +1,1 @@
+"""Keeping what is stored: collecting, scrubbing, checking, making whole."""

@@ -1,0 +1,1 @@
+"""The journal as this device writes it: entries, segments, checkpoints, headers."""

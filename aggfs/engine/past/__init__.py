@@ -1,0 +1,1 @@
+"""The past: versions, trash, the volume as it was, clones."""

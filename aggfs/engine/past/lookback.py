@@ -1,0 +1,186 @@
+"""Looking back: names, attributes and contents as they were at an instant.
+
+Names come from where links are and from the log of places that they left; contents from the
+versions that are kept. Both are whole at the instants of the retention table, and at no other: a
+look at any time shows the last such instant before it, and ends when that instant is not kept any
+more. Of attributes only those that a content carries are kept (size, times of its change); the
+others are those of now, or of the removal.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from stat import S_ISDIR, S_ISREG
+
+from msgspec.structs import replace
+
+from aggfs.cache.past import Past
+from aggfs.cache.tree import LmdbTree
+from aggfs.engine.past.versions import Version, Versions
+from aggfs.errors import NoEntry, NotADirectory
+from aggfs.model import ROOT, InodeRow
+from aggfs.sync.clock import milliseconds, reading, unpack
+from aggfs.sync.names import conflict_name
+from aggfs.sync.registers import is_created
+from aggfs.sync.retention import Retention, latest_instant
+
+LISTINGS_KEPT = 64
+CHILDREN_AT_ONCE = 512
+# A file that was made so shortly before is not there yet if its content came later: it was on
+# its way. One that was empty for longer is there, and empty.
+ON_ITS_WAY_MS = 120_000
+LAST_DEVICE = b"\xff" * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name at an instant: whose, and since when (milliseconds)."""
+
+    inode: bytes
+    since_ms: int
+
+
+class Lookback:
+    """The tree at instants. On the loop."""
+
+    def __init__(
+        self,
+        tree: LmdbTree,
+        past: Past,
+        versions: Versions,
+        table: Retention,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._tree = tree
+        self._past = past
+        self._versions = versions
+        self._table = table
+        self._now_ms = now_ms
+        self._listings: OrderedDict[tuple[int, bytes], dict[bytes, Entry]] = OrderedDict()
+
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return self._now_ms()
+
+    def instant(self, at_ms: int) -> int:
+        """The last instant not after a time at which everything is kept. Raises `NoEntry` for
+        the future, and for what is too long ago."""
+        found = latest_instant(at_ms, self._now_ms(), self._table)
+        if found is None or at_ms > self._now_ms():
+            raise NoEntry("nothing is kept of that time")
+        return found
+
+    def check(self, instant: int) -> None:
+        """Raises `NoEntry` when an instant is not kept any more."""
+        if latest_instant(instant, self._now_ms(), self._table) != instant:
+            raise NoEntry("that time is not kept any more: look at it anew")
+
+    # --- names --------------------------------------------------------------------------------
+
+    def listing(self, instant: int, directory: bytes) -> dict[bytes, Entry]:
+        """What a directory held, in order of names."""
+        self.check(instant)
+        key = (instant, directory)
+        known = self._listings.get(key)
+        if known is not None and instant < self._now_ms():
+            self._listings.move_to_end(key)
+            return known
+        found = self._list(instant, directory)
+        self._listings[key] = found
+        if len(self._listings) > LISTINGS_KEPT:
+            self._listings.popitem(last=False)
+        return found
+
+    def _list(self, instant: int, directory: bytes) -> dict[bytes, Entry]:
+        last = (reading((instant + 1) * 1_000_000) - 1).to_bytes(8) + LAST_DEVICE
+        left = self._past.left(directory, last)
+        places = [(row.name, row.since, link, row.inode) for link, row in left]
+        found: dict[bytes, Entry] = {}
+        for name, since, link, inode in sorted(self._there_still(directory) + places):
+            if since > last or not self._was_there(instant, inode, since):
+                continue
+            shown = name if name not in found else conflict_name(name, link.hex()[:8]) or name
+            found[shown] = Entry(inode, _milliseconds(since))
+        return dict(sorted(found.items()))
+
+    def _there_still(self, directory: bytes) -> list[tuple[bytes, bytes, bytes, bytes]]:
+        row = self._tree.inode(directory)
+        place = directory if row is None or not row.merged_into else row.merged_into
+        found: list[tuple[bytes, bytes, bytes, bytes]] = []
+        after = 0
+        while children := self._tree.children(place, after, CHILDREN_AT_ONCE):
+            after = children[-1].cookie
+            links = (self._tree.link(child.link) for child in children)
+            found += [
+                (link.name, link.when, link.link, link.inode)
+                for link in links
+                if link is not None and link.parent == directory
+            ]
+        return found
+
+    def _was_there(self, instant: int, inode: bytes, since: bytes) -> bool:
+        row = self._tree.inode(inode)
+        if row is None or not is_created(row):
+            return False
+        if not S_ISREG(row.mode) or instant - _milliseconds(since) >= ON_ITS_WAY_MS:
+            return True
+        return self._versions.at(inode, instant) is not None or not self._versions.of(inode)
+
+    def resolve(self, instant: int, path: bytes) -> InodeRow:
+        """What was at a path. Raises `NoEntry`, `NotADirectory`."""
+        row = self.row(instant, ROOT)
+        for name in path.split(b"/"):
+            if name:
+                row = self.row(instant, self.find(instant, row, name).inode)
+        return row
+
+    def find(self, instant: int, directory: InodeRow, name: bytes) -> Entry:
+        """What a name in a directory was. Raises `NoEntry`, `NotADirectory`."""
+        if not S_ISDIR(directory.mode):
+            raise NotADirectory("not a directory")
+        found = self.listing(instant, directory.inode).get(name)
+        if found is None:
+            raise NoEntry("no such file or directory at that time")
+        return found
+
+    # --- attributes ---------------------------------------------------------------------------
+
+    def row(self, instant: int, inode: bytes) -> InodeRow:
+        """An inode's row, with what is known of that time. Raises `NoEntry`."""
+        self.check(instant)
+        row = self._tree.inode(inode)
+        if row is None:
+            raise NoEntry("there is nothing left of this")
+        if S_ISDIR(row.mode):
+            held = self.listing(instant, inode)
+            kinds = (self._tree.inode(entry.inode) for entry in held.values())
+            return replace(
+                row,
+                mtime_ns=min(row.mtime_ns, instant * 1_000_000),
+                ctime_ns=min(row.ctime_ns, instant * 1_000_000),
+                nlink=1,
+                children=len(held),
+                subdirectories=sum(kind is not None and S_ISDIR(kind.mode) for kind in kinds),
+                merged_into=b"",
+            )
+        version = self.version(instant, inode) if S_ISREG(row.mode) else None
+        if version is None:
+            return replace(row, nlink=1, size=0, ctime_ns=min(row.ctime_ns, instant * 1_000_000))
+        content = version.content
+        return replace(
+            row,
+            nlink=1,
+            size=content.size,
+            mtime_ns=content.mtime_ns,
+            ctime_ns=content.ctime_ns,
+            unflushed=False,
+        )
+
+    def version(self, instant: int, inode: bytes) -> Version | None:
+        """The content that a file had; None: it was empty and had never had any."""
+        return self._versions.at(inode, instant)
+
+
+def _milliseconds(when: bytes) -> int:
+    return milliseconds(unpack(when).clock)

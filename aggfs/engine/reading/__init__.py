@@ -1,0 +1,1 @@
+"""Reading: what is here, what has to be fetched, and the files that programs have open."""

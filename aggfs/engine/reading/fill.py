@@ -1,0 +1,356 @@
+"""The hole engine: one path by which missing bytes come into a sparse file.
+
+Callers ask for ranges; what the content map has for them is fetched run by run, each block once
+however many ask at the same time, and goes only into what is still a hole: a local write that
+came meanwhile wins, and what was cut off stays off. What the map has nothing for is a gap, and
+stays one.
+
+Three kinds of fetch share this path. What a reader waits for runs in his own task and ends with
+it. What is read ahead of him runs in the task `run`, a few stripes at a time; readers who come
+there before it wait for it. Who waits hears of the failure of what he waited for. What is brought
+to be here, one day, is its caller's to pace (`bring`).
+
+What is read ahead lets a reader who waits go first, but for a moment only, and not once somebody
+waits for that itself.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from aggfs.cache.blocks import Blocks
+from aggfs.cache.landing import memory_bytes
+from aggfs.cache.sparse import SparseFile
+from aggfs.cache.unitfile import disk_refusal
+from aggfs.engine.pool import Pool
+from aggfs.engine.reading.ahead import ReadAhead
+from aggfs.engine.reading.fetch import Fetcher, Run
+from aggfs.engine.works import Works
+from aggfs.errors import AggfsError, Damaged
+from aggfs.formats.fragment import Kind
+from aggfs.formats.record import Buffer
+from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Content, Extent
+from aggfs.threads import in_thread, list_in_slices
+
+RUNS_AHEAD = 6
+COURTESY_SECONDS = 0.1
+LANDINGS = 2
+THREAD_BYTES = 128 * 1024
+Pairs = list[tuple[int, int]]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Blocks under way: `done` when they are here, or will not come; `wanted` when somebody waits
+    for them. `error` says why not; none and no blocks: whoever fetched them was cancelled, or the
+    file was cut. Those that are `patient` let readers go first."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    wanted: trio.Event = field(default_factory=trio.Event)
+    error: AggfsError | None = None
+    patient: bool = False
+
+
+@dataclass(slots=True)
+class Target:
+    """A file whose holes are filled. `kept_bytes`: content of the map beyond it was cut off;
+    `size()` is the file's size now."""
+
+    inode: bytes
+    sparse: SparseFile
+    kept_bytes: int
+    size: Callable[[], int]
+    under_way: dict[int, Arrival] = field(default_factory=dict)
+    ahead: ReadAhead = field(default_factory=ReadAhead)
+
+
+class Filler:
+    """Fills holes of sparse files from the accounts."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        blocks: Blocks,
+        content_of: Callable[[bytes], Content | None],
+        waited_for: Works | None = None,
+    ) -> None:
+        """`content_of` gives the entry of the version that is shown of an inode; `waited_for`
+        come to be the waits of readers."""
+        self._waited_for = Works() if waited_for is None else waited_for
+        self._missed = Works()  # of these, for what nobody had fetched ahead
+        self._fetcher = fetcher
+        self._blocks = blocks
+        self._content_of = content_of
+        self._readers_ahead: trio.Nursery | None = None
+        self._runs_ahead = 0
+        self._memory = Pool(lambda: bytearray(memory_bytes(STRIPE_BYTES)), count=LANDINGS)
+
+    async def run(self) -> None:
+        """Read ahead, for ever. Without it every reader fetches what he reads, and no more."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._readers_ahead = nursery
+                await trio.sleep_forever()
+        finally:
+            self._readers_ahead = None
+
+    def sources(self, target: Target, missing: Iterable[tuple[int, int]]) -> list[Extent]:
+        """The runs of blocks that have something for the missing ranges. On the loop."""
+        found: dict[int, Extent] = {}
+        for start, end in missing:
+            end = min(end, target.kept_bytes)
+            if start < end:
+                first, stop = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+                for extent in self._blocks.extents(target.inode, first, stop):
+                    found.setdefault(extent.block, extent)
+        return [found[block] for block in sorted(found)]
+
+    def fill_inline(self, target: Target, missing: Iterable[tuple[int, int]]) -> bool:
+        """Fill what an inline content has; whether there was something to fill."""
+        if not any(start < target.kept_bytes for start, _ in missing):
+            return False
+        content = self._content_of(target.inode)
+        if content is None or not content.inline:
+            return False
+        data = content.inline[: min(target.kept_bytes, target.size())]
+        holes = target.sparse.missing(0, len(data))
+        target.sparse.fill(0, data)
+        target.sparse.settle()
+        return bool(holes)
+
+    def read_ahead(self, target: Target, start: int, end: int) -> None:
+        """[start, end) is read now: start fetching what its reader will want next, if he reads
+        in order. Returns at once."""
+        wanted = target.ahead.wanted(start, end)
+        nursery = self._readers_ahead
+        if wanted is None or nursery is None:
+            return
+        first, stop = wanted
+        limit = -(-min(target.kept_bytes, target.size()) // BLOCK_BYTES)
+        missing = target.sparse.missing(
+            first * BLOCK_BYTES, max(first, min(stop + STRIPE_BLOCKS - 1, limit)) * BLOCK_BYTES
+        )
+        for extent in self.sources(target, missing):
+            if extent.block >= stop:
+                break
+            for run in _cut(extent, target.under_way):
+                if run.block in target.under_way:
+                    continue
+                if self._runs_ahead >= RUNS_AHEAD:
+                    return
+                self._runs_ahead += 1
+                arrival = self._expect(target, run)
+                arrival.patient = True
+                nursery.start_soon(self._fetch_ahead, target, run, arrival)
+                stop = max(stop, run.block + run.count)
+                target.ahead.reached(run.block + run.count)
+        target.ahead.reached(stop)
+
+    async def _fetch_ahead(self, target: Target, run: Extent, arrival: Arrival) -> None:
+        try:
+            await self._fetch(target, run, arrival)
+        except AggfsError as error:  # a reader who waits hears of it; the next one tries again
+            logger.info("reading ahead failed: %s", error)
+        finally:
+            self._runs_ahead -= 1
+
+    async def fill(self, target: Target, extents: Sequence[Extent]) -> None:
+        """As `bring`, for somebody who waits for them."""
+        with self._waited_for.work():
+            mine, others = self._claim(target, extents)
+            for arrival in others:
+                arrival.wanted.set()
+            if mine:
+                with self._missed.work():
+                    await self._fetch_all(target, mine)
+            await self._wait_for(others)
+
+    async def bring(self, target: Target, extents: Sequence[Extent]) -> None:
+        """Bring these blocks, as far as they are holes; returns when none is under way any more.
+
+        Raises `TooFewFragments`; what came until then stays. May be cancelled: others who wait
+        for the same blocks then fetch them themselves. Holes may be left where the file was cut
+        meanwhile, or another's fetch was cancelled: look again.
+        """
+        mine, others = self._claim(target, extents)
+        if mine:
+            await self._fetch_all(target, mine)
+        await self._wait_for(others)
+
+    def _claim(
+        self, target: Target, extents: Sequence[Extent]
+    ) -> tuple[list[tuple[Extent, Arrival]], list[Arrival]]:
+        """What of these blocks nobody fetches, announced, and what is under way already."""
+        mine: list[tuple[Extent, Arrival]] = []
+        others: list[Arrival] = []
+        for extent in extents:
+            for run in _cut(extent, target.under_way):
+                arrival = target.under_way.get(run.block)
+                if arrival is None:
+                    mine.append((run, self._expect(target, run)))
+                else:
+                    others.append(arrival)
+        return mine, others
+
+    @staticmethod
+    async def _wait_for(others: Sequence[Arrival]) -> None:
+        for arrival in others:
+            await arrival.done.wait()
+            if arrival.error is not None:
+                raise arrival.error
+
+    async def pass_by(
+        self, target: Target, missing: Sequence[tuple[int, int]]
+    ) -> dict[int, Buffer]:
+        """What the map has of the blocks of these ranges, by their numbers; nothing is kept here,
+        where the local disk has no room for it. Raises as `bring`."""
+        content = self._content_of(target.inode)
+        if content is not None and content.inline:
+            touched = any(start < BLOCK_BYTES for start, _ in missing)
+            return {0: content.inline[: target.kept_bytes]} if touched else {}
+        found: dict[int, Buffer] = {}
+        for extent in self.sources(target, missing):
+            place = _Place(target.sparse, target.sparse.removals, target.size(), target.kept_bytes)
+
+            async def take(blocks: Sequence[Buffer], first: int, place: _Place) -> None:
+                await trio.lowlevel.checkpoint()
+                pieces = place.cut_to_size(first, blocks)
+                found.update((number, bytes(piece)) for number, piece in enumerate(pieces, first))
+
+            with self._waited_for.work():
+                use = partial(take, first=extent.block, place=place)
+                await self._fetcher.blocks(self._run_of(extent), use)
+        return found
+
+    async def _let_readers_go(self, arrival: Arrival) -> None:
+        """Return when no reader waits for a fetch of his own; soon anyhow; at once when somebody
+        waits for this one."""
+        if not self._missed or arrival.wanted.is_set():
+            return
+        with trio.move_on_after(COURTESY_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, arrival.wanted, nursery.cancel_scope)
+                while self._missed:
+                    await self._missed.settled()
+                nursery.cancel_scope.cancel()
+
+    async def _fetch_all(self, target: Target, runs: Sequence[tuple[Extent, Arrival]]) -> None:
+        if len(runs) == 1:
+            await self._fetch(target, *runs[0])
+            return
+        errors: list[AggfsError] = []
+
+        async def fetch(run: Extent, arrival: Arrival) -> None:
+            try:
+                await self._fetch(target, run, arrival)
+            except AggfsError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for run, arrival in runs:
+                nursery.start_soon(fetch, run, arrival)
+        if errors:
+            raise errors[0]
+
+    @staticmethod
+    def _expect(target: Target, run: Extent) -> Arrival:
+        arrival = Arrival()
+        target.under_way.update(dict.fromkeys(range(run.block, run.block + run.count), arrival))
+        return arrival
+
+    async def _fetch(self, target: Target, run: Extent, arrival: Arrival) -> None:
+        """Bring one run that was announced by `_expect`."""
+        sparse, size, removals = target.sparse, target.size(), target.sparse.removals
+        try:
+            if arrival.patient:
+                await self._let_readers_go(arrival)
+            place = _Place(sparse, removals, size, target.kept_bytes)
+            await self._fetcher.blocks(self._run_of(run), partial(self._land, place, run.block))
+        except AggfsError as error:
+            if target.sparse is sparse:  # else the file began anew, and nobody wants these
+                arrival.error = error
+                raise
+        finally:
+            sparse.settle()
+            for number in range(run.block, run.block + run.count):
+                if target.under_way.get(number) is arrival:
+                    del target.under_way[number]
+            arrival.done.set()
+
+    def _run_of(self, extent: Extent) -> Run:
+        state = self._blocks.stripe(extent.sid)
+        if state is None:
+            raise Damaged(f"stripe {extent.sid.hex()} has no row: its blocks cannot be found")
+        return Run(state.row, Kind.DATA, extent.index, extent.count)
+
+    async def _land(self, place: "_Place", first: int, blocks: Sequence[Buffer]) -> None:
+        """Fill the holes of these blocks. What is long is written by a worker, at once where
+        everything is a hole still."""
+        pieces = place.cut_to_size(first, blocks)
+        landings, start = place.sparse.landings, first * BLOCK_BYTES
+        if sum(map(len, pieces)) >= THREAD_BYTES:
+            async with self._memory.lent() as memory:
+                landing = landings.prepare(start, memoryview(memory))
+                await list_in_slices(map(landing.add, pieces))
+                if landings.begin(landing, place.removals):
+                    written = False
+                    try:
+                        await in_thread(landing.write)
+                        written = True
+                    except OSError as error:
+                        raise disk_refusal(error) from error
+                    finally:
+                        landings.end(landing, place.removals, written=written)
+                    return
+        for number, piece in enumerate(pieces):
+            place.sparse.fill(start + number * BLOCK_BYTES, piece, removals=place.removals)
+            await trio.lowlevel.checkpoint()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:
+    """An extent as runs of at most a stripe, apart where blocks are under way already."""
+    start = extent.block
+    while start < extent.block + extent.count:
+        stop = start + 1
+        arrival = under_way.get(start)
+        while (
+            stop < extent.block + extent.count
+            and stop - start < STRIPE_BLOCKS
+            and under_way.get(stop) is arrival
+        ):
+            stop += 1
+        yield Extent(start, extent.sid, extent.index + start - extent.block, stop - start)
+        start = stop
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where fetched blocks go: a sparse file as it was when they were asked for."""
+
+    sparse: SparseFile
+    removals: int
+    size: int
+    kept_bytes: int
+
+    def cut_to_size(self, first: int, blocks: Sequence[Buffer]) -> list[Buffer]:
+        """What of these blocks belongs into the file. A block that was sealed shorter, or cut
+        since, goes on with zeros."""
+        found: list[Buffer] = []
+        for number, data in enumerate(blocks, first):
+            start = number * BLOCK_BYTES
+            length = min(BLOCK_BYTES, self.size - start)
+            valid = min(len(data), length, max(0, self.kept_bytes - start))
+            if length <= 0:
+                break
+            whole = data[:length] if valid == length else bytes(data[:valid]).ljust(length, b"\0")
+            found.append(whole)
+        return found

@@ -1,0 +1,1 @@
+"""Bringing a volume back from its accounts and a key."""

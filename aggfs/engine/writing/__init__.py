@@ -1,0 +1,1 @@
+"""Writing: a frozen dirty set becomes stripes, and their fragments reach the accounts."""

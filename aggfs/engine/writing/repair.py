@@ -1,0 +1,277 @@
+"""Making fragments again that are damaged, lost, or were never put.
+
+Theory of operation. A read that meets a bad fragment says so (`note`): its bit among the confirmed
+ones goes, and with that the stripe is unfinished. Unfinished stripes that are still staged are
+the business of `engine.writing.stripes`; all others are brought in from k good fragments and coded
+anew, which gives the same bytes, and what is missing is put where its row says. The rows are the
+list of what is to be done: it survives restarts, and a recovery leaves its own there.
+
+An account that spoils what it is given must not be given the same again and again: a fragment
+that is bad once more after it was made again waits, twice as long each time.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from aggfs.cache.blocks import Blocks, StripeState
+from aggfs.cache.staging import Staging
+from aggfs.coding import codec, decode
+from aggfs.coding.keys import VolumeKeys
+from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.writing.holds import Holds
+from aggfs.engine.writing.upload import PUT_SECONDS
+from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
+from aggfs.formats.fragment import Kind
+from aggfs.formats.record import Buffer
+from aggfs.model import Layout
+from aggfs.threads import in_thread
+
+GET_SECONDS = 60.0
+PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
+AGAIN_LIMIT_SECONDS = 3600.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Patience:
+    """How a fragment fared that was made again: how often it was bad once more, and until when it
+    is left alone."""
+
+    times: int = 0
+    until: float = -math.inf
+
+    def in_vain(self, now: float) -> None:
+        """It is bad once more."""
+        self.times += 1
+        self.until = now + min(PAUSE_SECONDS * 2.0**self.times, AGAIN_LIMIT_SECONDS)
+
+
+class Repairs:
+    """The stripes that lack fragments and are no longer staged here. On the loop."""
+
+    def __init__(
+        self,
+        keys: VolumeKeys,
+        accounts: Accounts,
+        blocks: Blocks,
+        staging: Staging,
+        *,
+        turn: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """`turn` returns when so many bytes may be moved for what nobody waits for."""
+        self._turn = turn
+        self._keys = keys
+        self._accounts = accounts
+        self._blocks = blocks
+        self._staging = staging
+        self.holds = Holds()
+        self._bad: set[tuple[bytes, int]] = set()  # what lies there is not to be believed
+        self._made: dict[tuple[bytes, int], Patience] = {}  # what was made again here
+        self._work = trio.Event()
+
+    def note(self, sid: bytes, index: int) -> None:
+        """A read found fragment `index` damaged or lost. No await."""
+        state = self._blocks.stripe(sid)
+        if state is None or not state.confirmed >> index & 1:
+            return
+        self._bad.add((sid, index))
+        made = self._made.get((sid, index))
+        if made is not None:
+            made.in_vain(trio.current_time())
+        self._blocks.put_stripe(
+            msgspec.structs.replace(state, confirmed=state.confirmed & ~(1 << index))
+        )
+        self._work.set()
+
+    async def run(self) -> None:
+        """Repair what can be repaired, for ever; less and less often in vain."""
+        pause = PAUSE_SECONDS
+        while True:
+            self._work = trio.Event()
+            before = len(self._todo())
+            await self.repair_all()
+            left = len(self._todo())
+            pause = PAUSE_SECONDS if left < before else min(2 * pause, LONGEST_PAUSE_SECONDS)
+            with trio.move_on_after(pause):
+                await self._work.wait()
+
+    def _todo(self) -> list[bytes]:
+        return [sid for sid in self._blocks.unfinished() if sid not in self._staging]
+
+    async def repair_all(self) -> None:
+        """One round. Never raises for an account's fault."""
+        for sid in self._todo():
+            try:
+                await self.repair(sid)
+            except (StoreError, Damaged, TooFewFragments) as error:
+                logger.info("repair of stripe %s must wait: %s", sid.hex(), error)
+
+    async def repair(self, sid: bytes) -> None:
+        """Bring the missing fragments of a stripe back, as far as their accounts answer.
+
+        Raises `TooFewFragments` where k good ones cannot be had now. May be cancelled: what was
+        put and not confirmed is put again, the same bytes.
+        """
+        async with self.holds.hold(sid):
+            await self._repair(sid)
+
+    async def remake(self, sid: bytes, indices: tuple[int, ...]) -> Mapping[int, list[Buffer]]:
+        """Fragments of a stripe made of k good ones: the same bytes as ever. Raises as `repair`.
+        The caller holds the stripe."""
+        row = self._state(sid).row
+        await self._turn(row.k * codec.fragment_bytes(row.sealed_bytes, row.k))
+        good = await self._good_fragments(sid)
+        return await in_thread(self._make, self._state(sid), good, indices)
+
+    async def _repair(self, sid: bytes) -> None:
+        """An account that fails keeps no other from getting what it lacks."""
+        failures: list[StoreError] = []
+        absent: dict[int, Account] = {}
+        for index, account in self._missing(sid).items():
+            try:
+                if not await self._is_there(sid, index, account):
+                    absent[index] = account
+            except StoreError as error:
+                failures.append(error)
+        if absent:
+            made = await self.remake(sid, tuple(absent))
+            for index, account in absent.items():
+                try:
+                    await self._put(sid, index, account, made[index])
+                except StoreError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _state(self, sid: bytes) -> StripeState:
+        state = self._blocks.stripe(sid)
+        if state is None:
+            raise Damaged(f"stripe {sid.hex()} has no row")
+        return state
+
+    def _missing(self, sid: bytes) -> dict[int, Account]:
+        """The fragments that are not confirmed, and the accounts that should have them, those
+        left out that do not answer now or spoiled it before."""
+        state, now = self._state(sid), trio.current_time()
+        found = {}
+        for index, place in enumerate(state.row.places):
+            account = self._accounts.get(place)
+            if account is None or not account.healthy or state.confirmed >> index & 1:
+                continue
+            made = self._made.get((sid, index))
+            if made is None or made.until <= now:
+                found[index] = account
+        return found
+
+    def _name(self, state: StripeState, index: int, account: Account) -> str:
+        return self._keys.fragment_name(state.row.epoch, state.row.sid, index, account.id)
+
+    async def _is_there(self, sid: bytes, index: int, account: Account) -> bool:
+        """Whether it lies there after all, and nobody found it bad: it is confirmed then."""
+        if (sid, index) in self._bad:
+            return False
+        state = self._state(sid)
+        try:
+            with _noting(account), trio.fail_after(GET_SECONDS):
+                found = await account.store.head(self._name(state, index, account))
+        except NotFound:
+            return False
+        if found.size_bytes != codec.fragment_bytes(state.row.sealed_bytes, state.row.k):
+            return False
+        self._confirm(sid, index)
+        return True
+
+    async def _good_fragments(self, sid: bytes) -> Mapping[int, bytes]:
+        """k whole fragments that are what they should be. Those that were found bad or lost are
+        looked at last: an account may have come to its senses."""
+        state = self._state(sid)
+        good: dict[int, bytes] = {}
+        failures: list[Exception] = []
+        held = [
+            (not state.confirmed >> index & 1, account.cost(), index, account)
+            for index, place in enumerate(state.row.places)
+            if (account := self._accounts.get(place))
+        ]
+        for _, _, index, account in sorted(held, key=lambda one: one[:3]):
+            try:
+                with _noting(account), trio.fail_after(GET_SECONDS):
+                    data = await account.store.get(self._name(state, index, account))
+                await in_thread(self._check, state, index, data)
+            except (NotFound, Damaged) as error:
+                self.note(sid, index)
+                failures.append(error)
+            except StoreError as error:
+                failures.append(error)
+            else:
+                good[index] = data
+                if len(good) == state.row.k:
+                    return good
+        text = f"{len(good)} of {state.row.k} fragments are good"
+        raise TooFewFragments(text, tuple(failures))
+
+    def _check(self, state: StripeState, index: int, data: bytes) -> None:
+        """In a worker: every cell of a fragment."""
+        row = state.row
+        for block in range(len(row.sealed_bytes)):
+            start, length = codec.cell_range(row.sealed_bytes, row.k, block)
+            cell = memoryview(data)[start : start + length]
+            decode.check_cell(self._keys, row, index, block, cell)
+
+    def _make(
+        self, state: StripeState, good: Mapping[int, bytes], wanted: tuple[int, ...]
+    ) -> Mapping[int, list[Buffer]]:
+        """In a worker: the missing fragments, the same bytes as ever."""
+        row = state.row
+        sealed = decode.join_stripe(self._keys, row, Kind.DATA, good)
+        return codec.at_once(
+            codec.encode_steps(
+                self._keys,
+                sealed,
+                k=row.k,
+                n=len(row.places),
+                layout=Layout(row.layout),
+                indices=wanted,
+            )
+        )
+
+    async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
+        with _noting(account), trio.fail_after(PUT_SECONDS):
+            await account.store.put(self._name(self._state(sid), index, account), pieces)
+        self._bad.discard((sid, index))
+        self._made.setdefault((sid, index), Patience())
+        self._confirm(sid, index)
+        logger.info(
+            "fragment %d of stripe %s is whole again at account %s", index, sid.hex(), account.name
+        )
+
+    def _confirm(self, sid: bytes, index: int) -> None:
+        state = self._state(sid)
+        self._blocks.put_stripe(
+            msgspec.structs.replace(state, confirmed=state.confirmed | 1 << index)
+        )
+
+
+@contextmanager
+def _noting(account: Account) -> Iterator[None]:
+    """Whether the account answers is noted; silence is `Unreachable`."""
+    try:
+        yield
+    except NotFound:
+        account.answered()
+        raise
+    except StoreError as error:
+        account.failed(error)
+        raise
+    except trio.TooSlowError:
+        silence = Unreachable(f"account {account.name} does not answer")
+        account.failed(silence)
+        raise silence from None
+    else:
+        account.answered()
