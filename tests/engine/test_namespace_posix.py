@@ -1,6 +1,5 @@
 """The namespace beside a real directory: the same calls, the same errors, the same tree."""
 
-import ctypes
 import os
 import stat
 import tempfile
@@ -12,20 +11,13 @@ from hypothesis import strategies as st
 from aggfs.errors import NamespaceError
 from aggfs.mount.errors import errno_of
 from tests.support.namespaces import World, world
+from tests.support.renaming import EXCHANGE, NOREPLACE, renameat2
 
 MEMORY_DIRECTORY = "/dev/shm"  # noqa: S108 - tmpfs counts links of directories as ext4 does
 LONG, TOO_LONG = b"l" * 255, b"l" * 256
 NAMES = (b"a", b"b", b"c", LONG, TOO_LONG)
-NOREPLACE, EXCHANGE = 1, 2
 # Without rights on a directory nobody but root gets on; the namespace leaves that to the kernel.
 MODES = (0o700, 0o4755, 0o1777, 0 if os.getuid() == 0 else 0o711)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def renameat2(old: bytes, new: bytes, flags: int) -> None:
-    if _libc.renameat2(-100, old, -100, new, flags):
-        raise OSError(ctypes.get_errno(), "renameat2")
 
 
 class Both:

@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounting import needs_fuse
+from tests.support.renaming import AT_FDCWD, EXCHANGE, NOREPLACE, WHITEOUT, renameat2
 
 pytestmark = needs_fuse
-
-NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
-AT_FDCWD = -100
-
-
-def renameat2(old: Path, new: Path, flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def test_a_name_that_was_looked_up_in_vain_appears_when_it_is_made(place: Path):
