@@ -30,6 +30,7 @@ STRIPES = 4
 BLOCK_COUNT = STRIPES * STRIPE_BLOCKS
 SIZE = BLOCK_COUNT * BLOCK_BYTES - 1000
 DATA = content(SIZE, 3)
+CIPHER = XtsUnit(bytes(range(64)))
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Scene:
     """A file of four stripes, none of it here."""
 
     ground: Ground
+    files: SparseFiles
     filler: Filler
     target: Target
     size: int = SIZE
@@ -73,11 +75,11 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         blocks.put_stripe(StripeState(row, (1 << ground.n) - 1, announced=True))
         blocks.lay(INODE, [Extent(first, row.sid, 0, STRIPE_BLOCKS)])
     files = SparseFiles(str(tmp_path / "files"), database, Ranges)
-    sparse = files.open(7, 0, size=SIZE, cipher=XtsUnit(bytes(range(64))))
+    sparse = files.open(7, 0, size=SIZE, cipher=CIPHER)
     filler = Filler(ground.fetcher, blocks, lambda inode: None)
-    scene = Scene(ground, filler, Target(INODE, sparse, SIZE, lambda: scene.size))
+    scene = Scene(ground, files, filler, Target(INODE, sparse, SIZE, lambda: scene.size))
     yield scene
-    sparse.close()
+    scene.target.sparse.close()
     await database.close()
 
 
@@ -180,6 +182,22 @@ async def test_what_is_cut_off_while_it_is_under_way_does_not_come_back(scene, p
         scene.target.sparse.cut(10)
     scene.size = 100
     assert scene.target.sparse.missing(0, 100) == [(0, 100)]
+
+
+async def test_blocks_of_one_content_are_not_for_the_next_one(scene):
+    """The file gets another content before the task that fetches has begun."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.filler.run)
+        await wait_all_tasks_blocked()
+        scene.filler.read_ahead(scene.target, 0, STRIPE_BLOCKS * BLOCK_BYTES)
+        assert scene.target.under_way
+        scene.files.remove(scene.target.sparse)
+        scene.target.sparse = scene.files.open(7, 1, size=SIZE, cipher=CIPHER)
+        with trio.fail_after(60):
+            while scene.target.under_way:  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.01)
+        assert scene.target.sparse.missing(0, SIZE) == [(0, SIZE)]
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_evicted_while_it_is_under_way_is_fetched_again(scene, patient_clock):

@@ -104,6 +104,22 @@ async def test_what_was_asked_for_before_a_newer_write_is_discarded(tmp_path) ->
         assert await volume.files.read(number, 0, SIZE) == expected
 
 
+async def test_what_waits_for_its_turn_comes_from_the_version_of_then(tmp_path) -> None:
+    """Pinned files are brought at a pace: a content that is put back meanwhile is the one to
+    bring."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        number, versions = await two_versions(volume)
+        await volume.control("evict", {})
+
+        async def turn(size_bytes: int) -> None:
+            del size_bytes
+            await volume.control("restore", {"path": "/f", "version": versions[0]})
+
+        await volume.parts.local.bring(number, turn)
+        assert await volume.files.read(number, 0, SIZE) == content(SIZE, 1)
+
+
 async def test_an_edit_that_was_not_sent_is_a_version_before_another_content_comes(
     tmp_path,
 ) -> None:

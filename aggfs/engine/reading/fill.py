@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import trio
 
@@ -45,10 +46,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Arrival:
-    """Blocks under way: `done` when they are here, or will not come; `wanted` when somebody waits
-    for them. `error` says why not; none and no blocks: whoever fetched them was cancelled, or the
-    file was cut. Those that are `patient` let readers go first."""
+    """Blocks under way to `place`: `done` when they are here, or will not come; `wanted` when
+    somebody waits for them. `error` says why not; none and no blocks: whoever fetched them was
+    cancelled, or the file was cut. Those that are `patient` let readers go first."""
 
+    place: "_Place"
     done: trio.Event = field(default_factory=trio.Event)
     wanted: trio.Event = field(default_factory=trio.Event)
     error: AggfsError | None = None
@@ -159,7 +161,7 @@ class Filler:
             self._runs_ahead -= 1
 
     async def fill(self, target: Target, extents: Sequence[Extent]) -> None:
-        """As `bring`, for somebody who waits for them."""
+        """As `bring`, for somebody who waits for them: blocks that the map has just said."""
         with self._waited_for.work():
             mine, others = self._claim(target, extents)
             for arrival in others:
@@ -169,14 +171,15 @@ class Filler:
                     await self._fetch_all(target, mine)
             await self._wait_for(others)
 
-    async def bring(self, target: Target, extents: Sequence[Extent]) -> None:
-        """Bring these blocks, as far as they are holes; returns when none is under way any more.
+    async def bring(self, target: Target, missing: Iterable[tuple[int, int]]) -> None:
+        """Bring what the map has for these ranges, as far as they are holes; returns when none of
+        it is under way any more.
 
         Raises `TooFewFragments`; what came until then stays. May be cancelled: others who wait
         for the same blocks then fetch them themselves. Holes may be left where the file was cut
         meanwhile, or another's fetch was cancelled: look again.
         """
-        mine, others = self._claim(target, extents)
+        mine, others = self._claim(target, self.sources(target, missing))
         if mine:
             await self._fetch_all(target, mine)
         await self._wait_for(others)
@@ -213,16 +216,16 @@ class Filler:
             touched = any(start < BLOCK_BYTES for start, _ in missing)
             return {0: content.inline[: target.kept_bytes]} if touched else {}
         found: dict[int, Buffer] = {}
+        place = _Place.in_target(target)
+
+        async def take(blocks: Sequence[Buffer], first: int) -> None:
+            await trio.lowlevel.checkpoint()
+            pieces = place.cut_to_size(first, blocks)
+            found.update((number, bytes(piece)) for number, piece in enumerate(pieces, first))
+
         for extent in self.sources(target, missing):
-            place = _Place(target.sparse, target.sparse.removals, target.size(), target.kept_bytes)
-
-            async def take(blocks: Sequence[Buffer], first: int, place: _Place) -> None:
-                await trio.lowlevel.checkpoint()
-                pieces = place.cut_to_size(first, blocks)
-                found.update((number, bytes(piece)) for number, piece in enumerate(pieces, first))
-
             with self._waited_for.work():
-                use = partial(take, first=extent.block, place=place)
+                use = partial(take, first=extent.block)
                 await self._fetcher.blocks(self._run_of(extent), use)
         return found
 
@@ -258,24 +261,23 @@ class Filler:
 
     @staticmethod
     def _expect(target: Target, run: Extent) -> Arrival:
-        arrival = Arrival()
+        arrival = Arrival(_Place.in_target(target))
         target.under_way.update(dict.fromkeys(range(run.block, run.block + run.count), arrival))
         return arrival
 
     async def _fetch(self, target: Target, run: Extent, arrival: Arrival) -> None:
         """Bring one run that was announced by `_expect`."""
-        sparse, size, removals = target.sparse, target.size(), target.sparse.removals
+        place = arrival.place
         try:
             if arrival.patient:
                 await self._let_readers_go(arrival)
-            place = _Place(sparse, removals, size, target.kept_bytes)
             await self._fetcher.blocks(self._run_of(run), partial(self._land, place, run.block))
         except AggfsError as error:
-            if target.sparse is sparse:  # else the file began anew, and nobody wants these
+            if target.sparse is place.sparse:  # else the file began anew, and nobody wants these
                 arrival.error = error
                 raise
         finally:
-            sparse.settle()
+            place.sparse.settle()
             for number in range(run.block, run.block + run.count):
                 if target.under_way.get(number) is arrival:
                     del target.under_way[number]
@@ -334,12 +336,19 @@ def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where fetched blocks go: a sparse file as it was when they were asked for."""
+    """Where fetched blocks go: a sparse file as it was when the content map said which these are.
+    One that has another content by then takes nothing of them."""
 
     sparse: SparseFile
     removals: int
     size: int
     kept_bytes: int
+
+    @classmethod
+    def in_target(cls, target: Target) -> Self:
+        """As it is now."""
+        sparse = target.sparse
+        return cls(sparse, sparse.removals, target.size(), target.kept_bytes)
 
     def cut_to_size(self, first: int, blocks: Sequence[Buffer]) -> list[Buffer]:
         """What of these blocks belongs into the file. A block that was sealed shorter, or cut

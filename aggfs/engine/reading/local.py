@@ -184,7 +184,9 @@ class LocalCopies:
         async def fetch(extent: Extent) -> None:
             try:
                 await turn(extent.count * BLOCK_BYTES)
-                await self._filler.bring(file.target, [extent])
+                # Its turn took time: the file may have another content by now.
+                start, end = extent.block * BLOCK_BYTES, _end(extent)
+                await self._filler.bring(file.target, file.sparse.missing(start, end))
             except AggfsError as error:
                 errors.append(error)
             finally:
