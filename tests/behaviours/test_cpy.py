@@ -14,7 +14,7 @@ from tests.support.mounting import needs_fuse
 from tests.support.places import Place
 from tests.support.samples import noise, write_noise
 from tests.support.stage import MIB, Stage, shows
-from tests.support.volumes import LiveVolume
+from tests.support.volumes import LiveVolume, drop_pages
 
 pytestmark = needs_fuse
 BLOCK = 256 * 1024
@@ -103,7 +103,7 @@ def test_what_is_here_is_not_asked_for_again(stage: Stage):
     assert path.read_bytes() == noise(16 * MIB)
     asked = _reads(volume.asked())
     assert asked
-    _drop_kernel_pages(path)
+    drop_pages(path)
     assert path.read_bytes() == noise(16 * MIB)
     assert _reads(volume.asked()) == asked
     stage.tell(f"16 MiB took {asked} requests; read once more from what is here: none")
@@ -158,14 +158,6 @@ def _version(path: Path) -> str:
 
 def _reads(asked: dict[str, int]) -> int:
     return sum(asked.get(verb, 0) for verb in ("get", "get_range"))
-
-
-def _drop_kernel_pages(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
 
 
 @shows("CPY-4")

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from aggfs.daemon.rendezvous import socket_path
 from tests.support.commands import TOP
 from tests.support.oracle import Oracle, Tree, read_steps
 from tests.support.places import DirectoryPlace
-from tests.support.stage import Servers, Stage
+from tests.support.stage import Stage, temporary_stage
 from tests.support.volumes import LiveVolume
 
 LONGEST_SECONDS = 1.5
@@ -181,17 +180,11 @@ def kill_again_and_again(
 
 def main(rounds: int, looks: int, seed: int) -> None:
     """`scripts/drill kill`."""
-    with tempfile.TemporaryDirectory(prefix="aggfs-kill-") as directory:
-        place = Path(directory)
-        with Servers(place / "servers") as servers:
-            stage = Stage(place, servers, print)
-            try:
-                volume = stage.volume()
-                volume.expect_log("")
-                for line in kill_again_and_again(stage, volume, rounds, seed=seed, looks=looks):
-                    print(line, flush=True)
-            finally:
-                stage.close()
+    with temporary_stage("aggfs-kill-", print) as stage:
+        volume = stage.volume()
+        volume.expect_log("")
+        for line in kill_again_and_again(stage, volume, rounds, seed=seed, looks=looks):
+            print(line, flush=True)
     print(f"{rounds} kills, nothing that was acknowledged was lost")
 
 

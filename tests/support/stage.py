@@ -6,7 +6,8 @@ needs on the stage, tells its evidence, and asserts what must hold.
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,3 +145,16 @@ class Stage:
         assert not unexpected, unexpected
         for volume in self._volumes:
             volume.assert_sound()
+
+
+@contextlib.contextmanager
+def temporary_stage(prefix: str, tell: Callable[[str], None]) -> Iterator[Stage]:
+    """A stage in a new directory; everything on it ends with it."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory:
+        place = Path(directory)
+        with Servers(place / "servers") as servers:
+            stage = Stage(place, servers, tell)
+            try:
+                yield stage
+            finally:
+                stage.close()

@@ -44,6 +44,7 @@ class LiveVolume:
         self.folder = home.path / name
         self.expected_log: list[str] = []
         self._seconds = seconds
+        self._options: tuple[str, ...] = ()
         self._guardian: threading.Timer | None = None
 
     # --- commands -----------------------------------------------------------------------------
@@ -65,6 +66,7 @@ class LiveVolume:
 
     def mount(self, *options: str) -> None:
         """Mount it; a stale mount of it is no obstacle."""
+        self._options = options
         given = [part for option in options for part in ("-o", option)]
         self.aggfs("mount", self.name, self.folder, *given)
         self._watch(self.pid)
@@ -86,6 +88,11 @@ class LiveVolume:
         self.aggfs("umount", self.name, *options)
         self._unwatch()
 
+    def remount(self) -> None:
+        """Bring everything into the accounts, unmount, and mount with the same options."""
+        self.umount()
+        self.mount(*self._options)
+
     def flush(self, path: Path | None = None) -> None:
         """Everything, or one path, into the accounts."""
         self.aggfs("flush", *([path] if path else ["--volume", self.name]))
@@ -99,7 +106,7 @@ class LiveVolume:
         self.ask("evict")
         for directory, _, names in os.walk(self.folder):
             for name in names:
-                _drop_pages(Path(directory) / name)
+                drop_pages(Path(directory) / name)
 
     def status(self) -> dict[str, Any]:
         """What `aggfs status --json` says, but for the folder."""
@@ -245,7 +252,8 @@ def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _drop_pages(path: Path) -> None:
+def drop_pages(path: Path) -> None:
+    """The kernel keeps nothing of a regular file."""
     if not path.is_file() or path.is_symlink():
         return
     descriptor = os.open(path, os.O_RDONLY)
