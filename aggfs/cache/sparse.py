@@ -340,11 +340,14 @@ class SparseFile:
 
     def punch(self, ranges: Pairs) -> int:
         """Give the pages of evicted ranges back to the disk, as far as they are holes still; how
-        many bytes at most. Raises LocalDiskFailed."""
+        many bytes at most. Nothing once it was closed: another object may have filled them by
+        then. Raises LocalDiskFailed."""
         self.sync()  # marks that went must not come back for bytes that are no more
         freed = 0
         for start, end in ranges:
             with self._lock:
+                if self._retired:
+                    break
                 for hole in self.landings.outside(self._presence.holes(start, end)):
                     for part in self._sidecar.marked.missing(*hole):
                         freed += self._raw.punch(*part)

@@ -241,6 +241,16 @@ def test_eviction_punches_nothing_that_was_written_meanwhile(state):
     assert file.read(UNIT, UNIT) == (DATA[UNIT : 2 * UNIT], [])
 
 
+def test_eviction_punches_nothing_of_a_file_that_was_closed_and_opened_again(state):
+    file = state.filled()
+    gone = file.evict(0, len(DATA))
+    state.files.close(file)
+    again = state.open(len(DATA))
+    again.fill(0, DATA)
+    assert file.punch(gone) == 0
+    assert again.read(0, len(DATA)) == (DATA, [])
+
+
 def test_an_append_whose_size_was_never_committed_is_dropped(state):
     file = state.open()
     file.write(0, DATA[:2000])
