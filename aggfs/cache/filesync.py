@@ -30,6 +30,11 @@ class FileSync:
         self._running = threading.Lock()
         self.needed = bool(sidecar.marked)
 
+    @property
+    def pending(self) -> bool:
+        """Whether something that must survive may not be on the disk yet."""
+        return self.needed or self._running.locked()
+
     def sync(self) -> None:
         """Blocks. Raises LocalDiskFailed."""
         with self._running:

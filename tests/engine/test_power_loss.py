@@ -6,6 +6,7 @@ the worst that a disk may make of writes that nobody synced.
 
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -183,4 +184,29 @@ async def test_an_edit_over_bytes_that_only_the_accounts_have_for_certain_waits_
                 nursery.start_soon(volume.files.write, row.number, 0, b"more")
                 await trio.testing.wait_all_tasks_blocked(0.1)
                 assert sparse._raw.raw(0, 3000) == before
+        assert sparse._raw.raw(0, 3000) != before
+
+
+async def test_an_edit_waits_for_a_sync_that_another_has_begun(tmp_path: Path) -> None:
+    """What the sync is about is not on the disk before it has ended."""
+    place, answered = await make_volume(tmp_path), threading.Event()
+
+    def take_its_time(_: int) -> None:
+        assert answered.wait(60)
+
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"new" * 1000)
+        await flush(volume)
+        sparse = volume.parts.open_files.use(row.number).sparse
+        before = sparse._raw.raw(0, 3000).tobytes()
+        with mock.patch.object(os, "fdatasync", take_its_time):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.files.fsync, row.number)
+                while sparse.syncing.needed:
+                    await trio.lowlevel.checkpoint()
+                nursery.start_soon(volume.files.write, row.number, 0, b"more")
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                unchanged = sparse._raw.raw(0, 3000) == before
+                answered.set()
+        assert unchanged
         assert sparse._raw.raw(0, 3000) != before

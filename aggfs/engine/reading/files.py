@@ -185,7 +185,7 @@ class Files:
         """Whether an edit would be the first over bytes that the accounts have, and that are not
         on this disk for certain: should a loss of power take the edit back and leave its mark,
         bytes of before the last version would stand there."""
-        return not file.edited and file.sparse.syncing.needed
+        return not file.edited and file.sparse.syncing.pending
 
     async def _write_in_worker(self, file: OpenFile, offset: int, data: Buffer) -> None:
         """Counted, so that no capture meanwhile takes the file for clean."""
