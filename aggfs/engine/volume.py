@@ -123,6 +123,7 @@ class Volume:
         self._turns = Turns(parts.outbox.__len__, parts.outbox.wait_dropped)
         self._statfs: tuple[float, tuple[int, int, int]] | None = None
         self._kernel: Kernel | None = None
+        self._delay = ""  # why the last publishing for a flush came to nothing
 
     def add(self, feature: Feature) -> None:
         """Before `run`."""
@@ -365,12 +366,14 @@ class Volume:
     async def _publish(self) -> bool:
         """Whether all that could be published is in the accounts: an entry that has left the
         outbox may still wait, in a segment that too few accounts took."""
+        before, self._delay = self._delay, ""
         try:
             await self.parts.publisher.publish()
         except Unreachable as error:
-            logger.info("publishing is delayed: %s", error)
-            return False
-        return True
+            self._delay = str(error)
+            if self._delay != before:  # it is tried twice a second
+                logger.info("publishing is delayed: %s", error)
+        return not self._delay
 
     async def _wait_a_little(self) -> None:
         with trio.move_on_after(FLUSH_RETRY_SECONDS):

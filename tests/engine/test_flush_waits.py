@@ -1,5 +1,6 @@
 """What `flush` has promised when it returns, from which `umount` and fsync=cloud follow."""
 
+import logging
 from pathlib import Path
 
 import trio
@@ -9,7 +10,8 @@ from tests.support.running import dump, flush, make_volume, new_file, running
 PATIENCE_SECONDS = 3
 
 
-async def test_flush_returns_only_when_enough_accounts_have_the_entry(tmp_path):
+async def test_flush_returns_only_when_enough_accounts_have_the_entry(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     place = await make_volume(tmp_path)
     away = [Path(account.path) for account in place.config.accounts[1:]]
     async with running(place.config, place.state) as volume:
@@ -21,6 +23,7 @@ async def test_flush_returns_only_when_enough_accounts_have_the_entry(tmp_path):
         with trio.move_on_after(PATIENCE_SECONDS) as scope:
             await volume.control("flush", {})
         assert scope.cancelled_caught, "it is only here, and flush said that it is in the accounts"
+        assert caplog.text.count("publishing is delayed") <= 2, "once for each reason"
         for path in away:
             path.with_suffix(".away").rename(path)
         await flush(volume)
