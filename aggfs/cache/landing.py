@@ -121,7 +121,8 @@ class Landings:
 
     @contextlib.contextmanager
     def held_off(self) -> Iterator[None]:
-        """While a worker writes, nothing begins to land."""
+        """While the block runs nothing begins to land: a worker writes, or somebody waits for
+        what is landing."""
         self._writers += 1
         try:
             yield

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
+import trio.testing
 
+from aggfs.cache.landing import memory_bytes
 from aggfs.engine.reading.openfiles import OpenFile
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, InodeRow
-from tests.support.running import make_volume, new_file, running, write
+from tests.support.running import flush, make_volume, new_file, running, write
 from tests.support.stripes import content
 
 BIG = 2 * BLOCK_BYTES + 3
@@ -83,3 +85,31 @@ async def test_many_writers_go_on_after_a_truncation_that_they_waited_for(tmp_pa
                 for at in range(20):
                     nursery.start_soon(write, volume, row, 300_000 + at, b"x")
         assert volume.namespace.by_number(row.number).size >= 100_000
+
+
+async def test_a_truncation_waits_for_what_is_landing_and_not_for_what_comes_after(tmp_path):
+    """Somebody reads on and on: there is always something that lands."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", content(3 * BLOCK_BYTES, 1))
+        await flush(volume)
+        await volume.control("evict", {})
+        file = volume.parts.open_files.use(row.number)
+        landings, removals = file.sparse.landings, file.sparse.removals
+        first, second = (
+            landings.prepare(at * BLOCK_BYTES, memoryview(bytearray(memory_bytes(BLOCK_BYTES))))
+            for at in range(2)
+        )
+        first.add(content(BLOCK_BYTES, 1))
+        second.add(content(BLOCK_BYTES, 1))
+        assert landings.begin(first, removals)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.files.truncate, row.number, 2 * BLOCK_BYTES + 1)
+                await until(lambda: file.unsure)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert not landings.begin(second, removals)
+                landings.end(first, removals, written=False)
+        assert volume.namespace.by_number(row.number).size == 2 * BLOCK_BYTES + 1
+        assert landings.begin(second, file.sparse.removals)
+        landings.end(second, file.sparse.removals, written=False)

@@ -231,8 +231,10 @@ class Files:
         self._open_files.cut_map(file, size)
         file.unsure = True  # until the edge is an edit; should the disk refuse it, it is made later
         await self._database.durable()
-        while file.sparse.landings.overlap(0, FILE_BYTES_LIMIT):
-            await file.sparse.landings.wait()
+        landings = file.sparse.landings
+        with landings.held_off():  # else one who reads in order would keep us waiting
+            while landings.overlap(0, FILE_BYTES_LIMIT):
+                await landings.wait()
         file.sparse.cut(size)
         if size % BLOCK_BYTES:
             file.sparse.write(size - 1, edge)
