@@ -27,6 +27,7 @@ VIEW_BITS = 40
 VIEWS = FIRST_PAST + (1 << VIEW_BITS)  # numbers below it are of directories of ours
 OURS, TIMES = FIRST_PAST + 1, FIRST_PAST + 2  # `.aggfs` and `.aggfs/at`
 OURS_NAME, TIMES_NAME = b".aggfs", b"at"
+DOTS = (b".", b"..")
 
 
 def is_past(number: int) -> bool:
@@ -95,7 +96,7 @@ class PastRows:
             return self._root_at(name)
         instant, own = self.views.split(parent)
         above = self.lookback.row(instant, self._namespace.by_number(own).inode)
-        return self._numbered(instant, self.lookback.find(instant, above, name).inode)
+        return self._numbered(instant, self.lookback.find(instant, above, name))
 
     def _root_at(self, name: bytes) -> InodeRow:
         try:
@@ -112,22 +113,29 @@ class PastRows:
     def readdir(self, number: int, after_cookie: int) -> Iterator[tuple[bytes, InodeRow, int]]:
         """As of a namespace."""
         above = self.by_number(number)
-        entries = [(b".", above), (b"..", above), *self._entries(number, above)]
-        for cookie, (name, row) in enumerate(entries, 1):
+        for cookie, name in enumerate(DOTS, 1):
             if cookie > after_cookie:
-                yield name, row, cookie
+                yield name, above, cookie
+        first = len(DOTS) + 1
+        for place, name, row in self._entries(number, above, max(0, after_cookie - len(DOTS))):
+            yield name, row, first + place
 
-    def _entries(self, number: int, above: InodeRow) -> Iterator[tuple[bytes, InodeRow]]:
+    def _entries(
+        self, number: int, above: InodeRow, skip: int
+    ) -> Iterator[tuple[int, bytes, InodeRow]]:
         if number == OURS:
-            yield TIMES_NAME, self.by_number(TIMES)
+            if not skip:
+                yield 0, TIMES_NAME, self.by_number(TIMES)
         elif number == TIMES:
-            for instant in grid_instants(self.lookback.now_ms, self._table):
+            instants = grid_instants(self.lookback.now_ms, self._table)
+            for place, instant in enumerate(instants[skip:], skip):
                 row = self._numbered(instant, self._namespace.by_number(ROOT_NUMBER).inode)
-                yield format_moment(instant).encode(), row
+                yield place, format_moment(instant).encode(), row
         else:
             instant, _ = self.views.split(number)
-            for name, entry in self.lookback.listing(instant, above.inode).items():
-                yield name, self._numbered(instant, entry.inode)
+            for place, name, row in self.lookback.children(instant, above.inode, skip):
+                own = self.views.number_of(instant, row.number)
+                yield place, name, replace(row, number=own)
 
     def old_content(self, number: int) -> OldContent | None:
         """The content of a file in a view; None: it is empty."""

@@ -5,10 +5,13 @@ import stat
 import pytest
 
 from aggfs.assemble.world import World
+from aggfs.cache.tree import LmdbTree
 from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import InThePast, NoEntry
+from aggfs.model import InodeRow
 from aggfs.mount.facade import VolumeWithPast
+from aggfs.mount.past import OURS, TIMES, PastRows
 from aggfs.sync.moments import format_moment
 from aggfs.sync.retention import DAY_MS, HOUR_MS
 from tests.support.running import checkpoint, flush, make_volume, new_file, recover, running, write
@@ -152,6 +155,65 @@ async def test_a_view_ends_when_its_instant_is_kept_no_more(tmp_path) -> None:
             with pytest.raises(NoEntry):
                 served.namespace.by_number(number)
         assert served.namespace.lookup(times.number, name).number != then.number
+
+
+async def test_a_view_shows_what_is_left_after_something_was_let_go_of(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        served = VolumeWithPast(volume)
+        for name in (b"a", b"b", b"c"):
+            await new_file(volume, 1, name, b"what " + name + b" holds")
+        await flush(volume)
+        clock.ms += MINUTE_MS
+        times = served.namespace.lookup(served.namespace.lookup(1, b".aggfs").number, b"at")
+        then = served.namespace.lookup(times.number, format_moment(clock.ms).encode())
+        clock.ms += MINUTE_MS
+        everything = await tree_of(served, then.number)
+        assert len(everything) == 3
+        volume.namespace.drop_unlinked(volume.namespace.unlink(1, b"b").number)
+        assert await tree_of(served, then.number) == everything
+        assert (await volume.control("trash-empty", {}))["gone"] == 1
+        del everything[b"/b"]
+        assert await tree_of(served, then.number) == everything
+        with pytest.raises(NoEntry):
+            served.namespace.lookup(then.number, b"b")
+        path = "/.aggfs/at/" + format_moment(clock.ms - MINUTE_MS)
+        assert (await volume.control("clone", {"path": path, "to": "/again"}))["cloned"] == 3
+
+
+class CountedTree:
+    """A tree that counts how many inodes it is asked for."""
+
+    def __init__(self, tree: LmdbTree) -> None:
+        self._tree = tree
+        self.asked = 0
+
+    def inode(self, inode: bytes) -> InodeRow | None:
+        self.asked += 1
+        return self._tree.inode(inode)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tree, name)
+
+
+async def test_a_listing_goes_on_where_it_was_and_looks_at_nothing_before(tmp_path) -> None:
+    """As the kernel asks: some names at a time. All of them each time would take for ever."""
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        for number in range(50):
+            await new_file(volume, 1, b"f%02d" % number, b"")
+        clock.ms += MINUTE_MS
+        rows = PastRows(volume)
+        then = rows.lookup(TIMES, format_moment(clock.ms - 1).encode())
+        for top in (then.number, TIMES, OURS):
+            whole = list(rows.readdir(top, 0))
+            assert [cookie for _, _, cookie in whole] == list(range(1, len(whole) + 1))
+            for after in (0, 1, 2, 3, 20, len(whole)):
+                assert list(rows.readdir(top, after)) == whole[after:]
+        tree = rows.lookback._tree = CountedTree(volume.parts.tree)
+        next(rows.readdir(then.number, 40))
+        rows.lookup(then.number, b"f07")
+        assert tree.asked < 10
 
 
 async def test_a_view_cannot_be_changed_and_hides_behind_one_name(tmp_path) -> None:

@@ -56,8 +56,8 @@ class Source:
     def children(self, row: InodeRow) -> Iterator[tuple[bytes, InodeRow]]:
         """What a directory holds."""
         if self._instant is not None:
-            for name, entry in self._lookback.listing(self._instant, row.inode).items():
-                yield name, self._lookback.row(self._instant, entry.inode)
+            for _, name, child in self._lookback.children(self._instant, row.inode):
+                yield name, child
             return
         for name, child, _ in self._namespace.readdir(row.number, PARENT_COOKIE):
             yield name, child

@@ -8,8 +8,9 @@ others are those of now, or of the removal.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from stat import S_ISDIR, S_ISREG
 
 from msgspec.structs import replace
@@ -33,11 +34,11 @@ LAST_DEVICE = b"\xff" * 8
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A name at an instant: whose, and since when (milliseconds)."""
+class Listing:
+    """What a directory held: inodes by name, in order of names; how many are directories."""
 
-    inode: bytes
-    since_ms: int
+    inodes: dict[bytes, bytes]
+    subdirectories: int
 
 
 class Lookback:
@@ -56,7 +57,7 @@ class Lookback:
         self._versions = versions
         self._table = table
         self._now_ms = now_ms
-        self._listings: OrderedDict[tuple[int, bytes], dict[bytes, Entry]] = OrderedDict()
+        self._listings: OrderedDict[tuple[int, bytes], Listing] = OrderedDict()
 
     @property
     def now_ms(self) -> int:
@@ -78,8 +79,18 @@ class Lookback:
 
     # --- names --------------------------------------------------------------------------------
 
-    def listing(self, instant: int, directory: bytes) -> dict[bytes, Entry]:
-        """What a directory held, in order of names."""
+    def children(
+        self, instant: int, directory: bytes, skip: int = 0
+    ) -> Iterator[tuple[int, bytes, InodeRow]]:
+        """(place, name, row) of what a directory held, in order of names, without the first
+        `skip`; what was let go of since is left out. Raises `NoEntry`."""
+        inodes = self.listing(instant, directory).inodes
+        for place, (name, inode) in enumerate(islice(inodes.items(), skip, None), skip):
+            if self._tree.inode(inode) is not None:
+                yield place, name, self.row(instant, inode)
+
+    def listing(self, instant: int, directory: bytes) -> Listing:
+        """What a directory held. Raises `NoEntry` where the instant is not kept any more."""
         self.check(instant)
         key = (instant, directory)
         known = self._listings.get(key)
@@ -92,17 +103,20 @@ class Lookback:
             self._listings.popitem(last=False)
         return found
 
-    def _list(self, instant: int, directory: bytes) -> dict[bytes, Entry]:
+    def _list(self, instant: int, directory: bytes) -> Listing:
         last = (reading((instant + 1) * 1_000_000) - 1).to_bytes(8) + LAST_DEVICE
         left = self._past.left(directory, last)
         places = [(row.name, row.since, link, row.inode) for link, row in left]
-        found: dict[bytes, Entry] = {}
+        found: dict[bytes, bytes] = {}
+        subdirectories = 0
         for name, since, link, inode in sorted(self._there_still(directory) + places):
-            if since > last or not self._was_there(instant, inode, since):
+            row = None if since > last else self._tree.inode(inode)
+            if row is None or not self._was_there(instant, row, since):
                 continue
             shown = name if name not in found else conflict_name(name, link.hex()[:8]) or name
-            found[shown] = Entry(inode, _milliseconds(since))
-        return dict(sorted(found.items()))
+            found[shown] = inode
+            subdirectories += S_ISDIR(row.mode)
+        return Listing(dict(sorted(found.items())), subdirectories)
 
     def _there_still(self, directory: bytes) -> list[tuple[bytes, bytes, bytes, bytes]]:
         row = self._tree.inode(directory)
@@ -119,27 +133,26 @@ class Lookback:
             ]
         return found
 
-    def _was_there(self, instant: int, inode: bytes, since: bytes) -> bool:
-        row = self._tree.inode(inode)
-        if row is None or not is_created(row):
+    def _was_there(self, instant: int, row: InodeRow, since: bytes) -> bool:
+        if not is_created(row):
             return False
         if not S_ISREG(row.mode) or instant - _milliseconds(since) >= ON_ITS_WAY_MS:
             return True
-        return self._versions.at(inode, instant) is not None or not self._versions.of(inode)
+        return self._versions.at(row.inode, instant) is not None or not self._versions.of(row.inode)
 
     def resolve(self, instant: int, path: bytes) -> InodeRow:
         """What was at a path. Raises `NoEntry`, `NotADirectory`."""
         row = self.row(instant, ROOT)
         for name in path.split(b"/"):
             if name:
-                row = self.row(instant, self.find(instant, row, name).inode)
+                row = self.row(instant, self.find(instant, row, name))
         return row
 
-    def find(self, instant: int, directory: InodeRow, name: bytes) -> Entry:
-        """What a name in a directory was. Raises `NoEntry`, `NotADirectory`."""
+    def find(self, instant: int, directory: InodeRow, name: bytes) -> bytes:
+        """The inode that a name in a directory meant. Raises `NoEntry`, `NotADirectory`."""
         if not S_ISDIR(directory.mode):
             raise NotADirectory("not a directory")
-        found = self.listing(instant, directory.inode).get(name)
+        found = self.listing(instant, directory.inode).inodes.get(name)
         if found is None:
             raise NoEntry("no such file or directory at that time")
         return found
@@ -154,14 +167,13 @@ class Lookback:
             raise NoEntry("there is nothing left of this")
         if S_ISDIR(row.mode):
             held = self.listing(instant, inode)
-            kinds = (self._tree.inode(entry.inode) for entry in held.values())
             return replace(
                 row,
                 mtime_ns=min(row.mtime_ns, instant * 1_000_000),
                 ctime_ns=min(row.ctime_ns, instant * 1_000_000),
                 nlink=1,
-                children=len(held),
-                subdirectories=sum(kind is not None and S_ISDIR(kind.mode) for kind in kinds),
+                children=len(held.inodes),
+                subdirectories=held.subdirectories,
                 merged_into=b"",
             )
         version = self.version(instant, inode) if S_ISREG(row.mode) else None
