@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from aggfs.engine.reading.oldbytes import OldBytes, OldContent
 from aggfs.engine.volume import Volume
-from aggfs.errors import AggfsError, InThePast
+from aggfs.errors import AggfsError, Damaged, InThePast
 from aggfs.model import ROOT_NUMBER, InodeRow
 from aggfs.mount.past import OURS, OURS_NAME, VIEWS, PastRows, is_past
 from aggfs.mount.served import ServedFiles, ServedNamespace
@@ -157,7 +157,8 @@ class NamespaceWithPast:
 
 
 class FilesWithPast:
-    """Contents: numbers decide whose. A file of a view that is open keeps its content's place."""
+    """Contents: numbers decide whose. What is open of a view is read where it lay when it was
+    opened, as long as that is there."""
 
     def __init__(self, now: ServedFiles, rows: PastRows, old_bytes: OldBytes) -> None:
         self._now = now
@@ -188,7 +189,16 @@ class FilesWithPast:
         if not is_past(number):
             return await self._now.read(number, offset, length)
         _, old = self._open[number]
-        return b"" if old is None else await self._old_bytes.read(old, offset, length)
+        if old is None:
+            return b""
+        try:
+            return await self._old_bytes.read(old, offset, length)
+        except Damaged:  # it may lie elsewhere by now; or is not kept any more
+            now = self._rows.old_content(number)
+            if now is None or now.extents == old.extents:
+                raise
+            self._open[number] = self._open[number][0], now
+            return await self._old_bytes.read(now, offset, length)
 
     async def write(self, number: int, offset: int, data: bytes) -> int:
         _check_number(number)

@@ -1,11 +1,13 @@
 """Looking back: names and contents at an instant are those that were there."""
 
 import stat
+from dataclasses import replace
 
 import pytest
 
 from aggfs.assemble.world import World
 from aggfs.cache.tree import LmdbTree
+from aggfs.config import MountConfig
 from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import InThePast, NoEntry
@@ -14,6 +16,7 @@ from aggfs.mount.facade import VolumeWithPast
 from aggfs.mount.past import OURS, TIMES, PastRows
 from aggfs.sync.moments import format_moment
 from aggfs.sync.retention import DAY_MS, HOUR_MS
+from tests.support.movements import FILE_BYTES, ask, fill
 from tests.support.running import checkpoint, flush, make_volume, new_file, recover, running, write
 from tests.support.stripes import content
 
@@ -214,6 +217,33 @@ async def test_a_listing_goes_on_where_it_was_and_looks_at_nothing_before(tmp_pa
         next(rows.readdir(then.number, 40))
         rows.lookup(then.number, b"f07")
         assert tree.asked < 10
+
+
+async def test_an_open_file_of_a_view_is_read_though_its_blocks_were_sealed_again(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path, accounts=5), Clock()
+    config = replace(place.config, mount=MountConfig(collect_after_seconds=0))
+    async with running(config, place.state, world=clock.world) as volume:
+        made = await fill(volume, 2)
+        clock.ms += MINUTE_MS
+        served = VolumeWithPast(volume)
+        times = served.namespace.lookup(served.namespace.lookup(1, b".aggfs").number, b"at")
+        then = served.namespace.lookup(times.number, format_moment(clock.ms).encode())
+        held = [served.namespace.lookup(then.number, name).number for name in made]
+        for number in held:
+            await served.files.opened(number, truncate=False)
+        gone = volume.namespace.unlink(1, b"file1")
+        volume.namespace.drop_unlinked(gone.number)
+        await ask(volume, "re-encode", k=3, n=5)
+        await volume.control("trash-empty", {})
+        for _ in range(2):
+            await flush(volume)
+            await volume.control("gc", {})
+        assert volume.parts.blocks.stripe_count == 1
+        assert await served.files.read(held[0], 0, FILE_BYTES) == made[b"file0"]
+        with pytest.raises(NoEntry):
+            await served.files.read(held[1], 0, FILE_BYTES)
+        for number in held:
+            await served.files.released(number)
 
 
 async def test_a_view_cannot_be_changed_and_hides_behind_one_name(tmp_path) -> None:
