@@ -4,6 +4,7 @@ import stat
 from dataclasses import replace
 
 import pytest
+import trio
 
 from aggfs.assemble.world import World
 from aggfs.engine.past.remembering import Remembering
@@ -11,6 +12,7 @@ from aggfs.engine.volume import Volume
 from aggfs.errors import Exists, NoEntry, NoSpace
 from aggfs.model import BLOCK_BYTES
 from aggfs.sync.retention import DAY_MS
+from aggfs.threads import without_threads
 from tests.support.running import (
     Place,
     checkpoint,
@@ -166,6 +168,57 @@ async def test_a_file_brings_its_directories_back_and_nothing_else(tmp_path) -> 
         assert await trashed(volume) == ["/a/b/other"]
         names.rename(two.number, b"wanted", 1, b"moved", wait_for_content=False)
         assert names.resolve(b"/a/b").inode == two.inode  # it is there, not only shown
+
+
+async def test_others_have_their_turn_while_the_trash_is_looked_through(tmp_path) -> None:
+    place, turns = await make_volume(tmp_path), 0
+    async with running(place.config, place.state) as volume:
+        for number in range(30):
+            await new_file(volume, 1, b"f%d" % number, b"x")
+        await flush(volume)
+        for number in range(30):
+            remove(volume, 1, b"f%d" % number)
+        without_threads()  # each step of a walk is a slice
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            with pytest.raises(NoEntry):
+                await volume.control("undelete", {"path": "/nothing"})
+            nursery.cancel_scope.cancel()
+        assert turns >= 20
+
+
+async def test_of_two_who_bring_the_same_back_one_does(tmp_path) -> None:
+    place = await make_volume(tmp_path)
+    outcomes: list[object] = []
+    async with running(place.config, place.state) as volume:
+        docs = volume.namespace.create(1, b"docs", stat.S_IFDIR | 0o755, 1, 1)
+        for name in (b"f", b"g"):
+            await new_file(volume, docs.number, name, name * 1000)
+        await flush(volume)
+        before = await seen(volume)
+        remove(volume, 1, b"docs")
+        without_threads()
+
+        async def bring() -> None:
+            try:
+                answer = await volume.control("undelete", {"path": "/docs"})
+                outcomes.append(answer["brought_back"])
+            except NoEntry:
+                outcomes.append("it is not in the trash")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(bring)
+        assert sorted(outcomes, key=str) == [3, "it is not in the trash"]
+        assert await seen(volume) == before
+        assert await trashed(volume) == []
 
 
 async def test_what_nobody_ever_heard_of_and_what_was_never_stored_is_no_trash(tmp_path) -> None:

@@ -13,12 +13,13 @@ from aggfs.cache.past import Past
 from aggfs.engine.past.clone import Cloning
 from aggfs.engine.past.history import History
 from aggfs.engine.past.lookback import Lookback
-from aggfs.engine.past.trash import ENTRIES_AT_ONCE, Trash
+from aggfs.engine.past.trash import Trash
 from aggfs.engine.past.undelete import Undelete, told
 from aggfs.engine.volume import Feature, Volume
 from aggfs.errors import Busy, StoreError
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
 from aggfs.sync.clock import reading
+from aggfs.threads import list_in_slices
 
 LOOK_SECONDS = 60.0
 TRIM_SECONDS = 600.0
@@ -53,11 +54,7 @@ class Remembering:
     async def list_trash(self, volume: Volume, arguments: Arguments) -> Answer:
         """`trash`: what may be brought back, the newest first."""
         del volume, arguments
-        found: list[Answer] = []
-        for one in self.trash.entries():
-            found.append(told(one, self.trash))
-            if len(found) % ENTRIES_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
+        found = await list_in_slices(told(one, self.trash) for one in self.trash.entries())
         return {"entries": found[::-1], "size_bytes": self.trash.size_bytes()}
 
     async def empty_trash(self, volume: Volume, arguments: Arguments) -> Answer:
@@ -66,7 +63,7 @@ class Remembering:
         await volume.flush(None)  # until then even our own removals may be named by somebody
         gone = await self.trash.trim(self._now_ms() + 1)
         await self._parts.database.durable()
-        return {"gone": gone, "kept": sum(1 for _ in self.trash.entries())}
+        return {"gone": gone, "kept": len(await list_in_slices(self.trash.entries()))}
 
     # --- letting go in time -------------------------------------------------------------------
 

@@ -59,6 +59,10 @@ class Trash:
         found = (self._removed(when, link) for when, link in self._past.removed())
         return (one for one in found if one is not None)
 
+    def still(self, one: Removed) -> Removed | None:
+        """What it is now; None if it is not in the trash any more."""
+        return self._removed(one.link.when, one.link.link)
+
     def _removed(self, when: bytes, link_id: bytes) -> Removed | None:
         link = self._tree.link(link_id)
         if link is None or link.parent != NOWHERE or link.when != when:

@@ -4,7 +4,7 @@ A directory comes back with all that is in the trash from it. Directories above 
 removed as well come back too, without what else was in them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 
 from aggfs.engine.names.pending import PLACEMENTS_LIMIT
@@ -15,6 +15,7 @@ from aggfs.errors import Exists, NoEntry
 from aggfs.model import ROOT, InodeRow, LinkRow, Placement
 from aggfs.sync.moments import format_moment
 from aggfs.sync.names import find
+from aggfs.threads import list_in_slices
 
 KINDS = {S_IFREG: "file", S_IFDIR: "directory", S_IFLNK: "link"}
 
@@ -35,7 +36,8 @@ class Undelete:
     async def undelete(self, volume: Volume, arguments: Arguments) -> Answer:
         """`undelete`: bring back what was removed last from `path`, or what has this `id`; to
         where it was, or `to` another free name. Raises `NoEntry`, `Exists`."""
-        found = self._meant(arguments)
+        everything = await list_in_slices(self._trash.entries())
+        found = self._meant(everything, arguments)
         if "to" in arguments:
             parent, name = self._history.place_meant(str(arguments["to"]))
             above: list[LinkRow] = []
@@ -44,7 +46,8 @@ class Undelete:
             parent, name = self._directory(found.link.was_parent), found.link.name
         if find(self._tree, parent.inode, name) is not None:
             raise Exists("there is something of that name: say with --to how it is to be called")
-        count = self._bring(found, parent.inode, name, above)
+        inside = self._inside(everything, found.row.inode) if S_ISDIR(found.row.mode) else []
+        count = self._bring([(found, parent.inode, name), *inside], above)
         await self._parts.database.durable()
         top = above[0] if above else None
         place = self._namespace.by_inode(parent.inode if top is None else top.was_parent)
@@ -54,20 +57,21 @@ class Undelete:
 
     # --- finding ------------------------------------------------------------------------------
 
-    def _meant(self, arguments: Arguments) -> Removed:
+    def _meant(self, everything: Iterable[Removed], arguments: Arguments) -> Removed:
         wanted = str(arguments.get("id") or "")
         path = str(arguments.get("path") or "").encode(errors="surrogateescape")
         newest: Removed | None = None
-        for one in self._trash.entries():
+        for one in everything:
             if wanted:
                 fits = one.link.link.hex().startswith(wanted)
             else:
                 fits = path.endswith(b"/" + one.link.name) and self._trash.path_of(one.link) == path
             if fits:
                 newest = one
-        if newest is None:
+        found = None if newest is None else self._trash.still(newest)
+        if found is None:
             raise NoEntry("nothing of that name is in the trash: `aggfs trash` lists it")
-        return newest
+        return found
 
     def _lost_directories(self, link: LinkRow) -> list[LinkRow]:
         """The directories above it that were removed as well, the uppermost first."""
@@ -94,12 +98,9 @@ class Undelete:
 
     # --- bringing -----------------------------------------------------------------------------
 
-    def _bring(self, found: Removed, parent: bytes, name: bytes, above: list[LinkRow]) -> int:
-        """Place it and what was in it, the directories first; how many came back. No await: a
-        crash leaves all of it or nothing of it."""
-        everything = [(found, parent, name)]
-        if S_ISDIR(found.row.mode):
-            everything += self._inside(found.row.inode)
+    def _bring(self, everything: list[tuple[Removed, bytes, bytes]], above: list[LinkRow]) -> int:
+        """Place each in its directory by its name, the directories above first; how many came
+        back. No await: a crash leaves all of it or nothing of it."""
         maps = {
             one.row.inode: self._history.versions.extents_of_head(one.row)
             for one, _, _ in everything
@@ -121,20 +122,24 @@ class Undelete:
     def _was_open(self, row: InodeRow) -> bool:
         return self._namespace.is_open(row.inode)
 
-    def _inside(self, directory: bytes) -> list[tuple[Removed, bytes, bytes]]:
+    def _inside(
+        self, everything: Iterable[Removed], directory: bytes
+    ) -> list[tuple[Removed, bytes, bytes]]:
         """All that is in the trash from a directory, each directory before what was in it; of
         several of one name the one that was removed last."""
         by_place: dict[bytes, dict[bytes, Removed]] = {}
-        for one in self._trash.entries():
+        for one in everything:
             by_place.setdefault(one.link.was_parent, {})[one.link.name] = one
         found: list[tuple[Removed, bytes, bytes]] = []
         places = [directory]
         while places:
             place = places.pop()
             for name, one in by_place.pop(place, {}).items():
-                found.append((one, place, name))
-                if S_ISDIR(one.row.mode):
-                    places.append(one.row.inode)
+                now = self._trash.still(one)
+                if now is not None:
+                    found.append((now, place, name))
+                    if S_ISDIR(now.row.mode):
+                        places.append(now.row.inode)
         return found
 
 
