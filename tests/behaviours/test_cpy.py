@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,3 +229,107 @@ def _spoil(target: tuple[Place, str], good: bytes) -> None:
 def _lose_all_but_one(objects: list[tuple[Place, str]], good: list[bytes]) -> None:
     _spoil(objects[0], good[0])
     objects[1][0].write(objects[1][1], good[1][:500])
+
+
+@shows("CPY-11")
+def test_a_hole_is_not_a_gap(stage: Stage):
+    """What is not here counts as data for `st_blocks`, SEEK_HOLE and `cp`; only what is nowhere, a
+    gap, takes no room and is never fetched."""
+    volume = stage.volume()
+    path, copy, back = volume.folder / "sparse", stage.path / "copy", volume.folder / "back"
+    path.write_bytes(noise(BLOCK))
+    volume.flush()
+    with path.open("r+b") as file:
+        file.seek(BLOCK - 10)
+        file.write(noise(2 * BLOCK))  # joins what is stored
+        file.truncate(64 * BLOCK)
+        file.seek(40 * BLOCK + 5)
+        file.write(noise(100))
+    data = path.read_bytes()
+    stage.tell(f"of {len(data)} bytes {_room(path)} take room, before they are flushed")
+    assert 3 * BLOCK - 10 <= _room(path) <= 4 * BLOCK
+    volume.flush()
+    volume.wait_until_quiet()
+    here = volume.explained("holes", path)
+    volume.evict()
+    away = volume.explained("holes", path)
+    stage.tell(f"all of it here: holes {here['holes']}, gaps {here['gaps']}; evicted: {away}")
+    gaps = [[3 * BLOCK, 40 * BLOCK], [41 * BLOCK, 64 * BLOCK]]
+    assert (here["holes"], here["gaps"]) == ([], gaps)
+    assert (away["holes"], away["gaps"]) == ([[0, 3 * BLOCK], [40 * BLOCK, 41 * BLOCK]], gaps)
+    assert _sought(path) == (0, len(data)), "the binding knows no gaps: all is data, holes as well"
+    asked = _reads(volume.asked())
+    assert _pread(path, BLOCK, 20 * BLOCK) == bytes(BLOCK)
+    assert _reads(volume.asked()) == asked, "a gap is not fetched"
+    subprocess.run(["cp", "--sparse=always", path, copy], check=True, timeout=60)
+    subprocess.run(["cp", "--sparse=always", copy, back], check=True, timeout=60)
+    assert copy.read_bytes() == back.read_bytes() == data
+    stage.tell(f"cp --sparse from an evicted file: {_room(copy)} bytes; back: {_room(back)}")
+    assert _room(copy) <= 4 * BLOCK
+    assert _room(back) <= 4 * BLOCK
+    assert volume.explained("holes", path)["holes"] == []
+
+
+@shows("CPY-11")
+def test_holes_at_every_edge(stage: Stage):
+    """Of no length, side by side, over the end of the file, and cut away: what is reported, what
+    is read, and that nothing is fetched that is not there."""
+    volume = stage.volume()
+    path, empty = volume.folder / "file", volume.folder / "empty"
+    empty.touch()
+    data = write_noise(path, 4 * BLOCK + 1000)
+    volume.flush()
+    volume.wait_until_quiet()
+    volume.evict()
+    asked = _reads(volume.asked())
+    assert _local(volume, empty) == {"size": 0, "holes": [], "gaps": [], "dirty": []}
+    assert _pread(empty, 4096, 0) == b""
+    assert _pread(path, 4096, len(data)) == b""
+    assert _reads(volume.asked()) == asked, "there was nothing to fetch"
+    seen = [_holes(volume, path)]
+    for block in (1, 2):
+        assert _pread(path, 4096, block * BLOCK) == data[block * BLOCK :][:4096]
+        seen.append(_holes(volume, path))
+    stage.tell(f"a block is filled, and the one beside it: {seen}")
+    end = len(data)
+    assert seen == [[[0, end]], [[0, BLOCK], [2 * BLOCK, end]], [[0, BLOCK], [3 * BLOCK, end]]]
+    assert _pread(path, 4096, end - 500) == data[-500:]
+    assert _holes(volume, path) == [[0, BLOCK], [3 * BLOCK, 4 * BLOCK]]
+    volume.evict()
+    assert _holes(volume, path) == [[0, end]], "side by side, they are one"
+    cut = 2 * BLOCK + 7
+    os.truncate(path, cut)
+    shorter = _local(volume, path)
+    os.truncate(path, 6 * BLOCK)
+    longer = _local(volume, path)
+    stage.tell(f"cut at {cut}: {shorter}; grown again: {longer}")
+    assert shorter["holes"] == longer["holes"] == [[0, 2 * BLOCK]], "the block of the cut has come"
+    assert (shorter["gaps"], longer["gaps"]) == ([], [[cut, 6 * BLOCK]])
+    asked = _reads(volume.asked())
+    assert _pread(path, BLOCK, 4 * BLOCK) == bytes(BLOCK)
+    assert _reads(volume.asked()) == asked, "what was cut away is a gap now"
+    assert path.read_bytes() == data[:cut] + bytes(6 * BLOCK - cut)
+    assert _holes(volume, path) == []
+    empty.write_bytes(b"a few bytes, in the entry itself")
+    volume.flush()
+    os.truncate(empty, 2 * BLOCK)
+    assert _local(volume, empty)["gaps"] == [[32, 2 * BLOCK]]
+
+
+def _room(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def _sought(path: Path) -> tuple[int, int]:
+    """Where the data of a file begins, and where its first hole is, as `lseek` says."""
+    with path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_DATA), os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+
+
+def _holes(volume: LiveVolume, path: Path) -> list[list[int]]:
+    return list(_local(volume, path)["holes"])
+
+
+def _local(volume: LiveVolume, path: Path) -> dict[str, Any]:
+    """What `aggfs holes` says, without starting a command."""
+    return volume.ask("holes", path=f"/{path.name}")

@@ -305,18 +305,23 @@ class Files:
         """How much of the file is no gap; for `st_blocks`."""
         if row.size <= INLINE_BYTES:
             return row.size
-        stored = sum(
-            min(extent.count * BLOCK_BYTES, row.size - extent.block * BLOCK_BYTES)
-            for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
-        )
+        stored = self._stored_bytes(row.inode, 0, row.size)
         file = self._open_files.edited_file(row.number)
         if file is None:
             return stored
-        for start, end in file.sparse.dirty_ranges():
-            first, stop = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-            covered = self._blocks.extents(row.inode, first, stop)
-            stored += end - start if not covered else 0
-        return stored
+        return stored + sum(
+            end - start - self._stored_bytes(row.inode, start, end)
+            for start, end in file.sparse.dirty_ranges()
+        )
+
+    def _stored_bytes(self, inode: bytes, start: int, end: int) -> int:
+        """How much of [start, end) of a file lies in blocks that are sealed."""
+        first, stop = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
+        return sum(
+            min(end, (extent.block + extent.count) * BLOCK_BYTES)
+            - max(start, extent.block * BLOCK_BYTES)
+            for extent in self._blocks.extents(inode, first, stop)
+        )
 
 
 def laid_over(

@@ -64,7 +64,8 @@ class LocalCopies:
         ]
         content = self._namespace.content_of(row.inode)
         if content is not None and content.inline:
-            holes = missing
+            length = len(content.inline)
+            holes = [(low, min(high, length)) for low, high in missing if low < length]
         gaps = list(_without(missing, holes))
         self._open_files.rest(file)
         return _joined(holes), gaps
