@@ -233,8 +233,7 @@ def _lose_all_but_one(objects: list[tuple[Place, str]], good: list[bytes]) -> No
 
 @shows("CPY-11")
 def test_a_hole_is_not_a_gap(stage: Stage):
-    """What is not here counts as data for `st_blocks`, SEEK_HOLE and `cp`; only what is nowhere, a
-    gap, takes no room and is never fetched."""
+    """What is not here counts as data; only what is nowhere takes no room and is never fetched."""
     volume = stage.volume()
     path, copy, back = volume.folder / "sparse", stage.path / "copy", volume.folder / "back"
     path.write_bytes(noise(BLOCK))
@@ -272,8 +271,7 @@ def test_a_hole_is_not_a_gap(stage: Stage):
 
 @shows("CPY-11")
 def test_holes_at_every_edge(stage: Stage):
-    """Of no length, side by side, over the end of the file, and cut away: what is reported, what
-    is read, and that nothing is fetched that is not there."""
+    """Of no length, side by side, over the end of a file, cut away: told, read, never too much."""
     volume = stage.volume()
     path, empty = volume.folder / "file", volume.folder / "empty"
     empty.touch()
