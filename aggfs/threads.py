@@ -19,6 +19,7 @@ T = TypeVar("T")
 SLICE_SECONDS = 0.001
 
 _none = trio.lowlevel.RunVar("without threads", default=False)
+_computing: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("who computes")
 
 
 async def in_thread(
@@ -45,18 +46,39 @@ def without_threads() -> None:
 async def in_slices(steps: Generator[object, None, T]) -> T:
     """Compute on the loop, and let others have their turn after each millisecond or so (in a
     simulation: after each step); what the steps return, or raise. Cancelled, it stops between
-    two steps."""
+    two steps.
+
+    However many compute, one slice is all that stands between two looks for requests: who
+    computes takes turns with the others.
+    """
     each = _none.get()
-    until = time.perf_counter() + SLICE_SECONDS
+    turn = _turn()
     while True:
         try:
-            next(steps)
+            turn.acquire_nowait()
+        except trio.WouldBlock:
+            await turn.acquire()
+        try:
+            until = time.perf_counter() + SLICE_SECONDS
+            while True:
+                next(steps)
+                if each or time.perf_counter() >= until:
+                    break
+            await trio.lowlevel.checkpoint()  # the turn in hand: nobody else computes before that
         except StopIteration as done:
             found: T = done.value
             return found
-        if each or time.perf_counter() >= until:
-            await trio.lowlevel.checkpoint()
-            until = time.perf_counter() + SLICE_SECONDS
+        finally:
+            turn.release()
+
+
+def _turn() -> trio.Lock:
+    """The turn to compute, of this trio run."""
+    try:
+        return _computing.get()
+    except LookupError:
+        _computing.set(trio.Lock())
+        return _computing.get()
 
 
 async def list_in_slices(each: Iterable[T]) -> list[T]:
