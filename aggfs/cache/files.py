@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from aggfs.cache.database import Database
 from aggfs.cache.marks import Marks
+from aggfs.cache.presence import FOR_EVER
 from aggfs.cache.ranges import NewRanges
 from aggfs.cache.sidecar import Sidecar, sync_directory
 from aggfs.cache.sparse import SparseFile
@@ -85,7 +86,7 @@ class SparseFiles:
         if file.frozen:
             raise Busy("this file is being sent out")
         if file.settling:  # its marks go with the next commit; `open` may come before that
-            file.settle()
+            file.settle(FOR_EVER)
             self._lingering[key] = file
             self._database.after_commit(lambda: self._close_lingering(key, file))
             return

@@ -123,16 +123,23 @@ class FrozenBytes:
 
     def _clean_units(self, done: RangeSet) -> dict[int, Unit]:
         """The rows of units that were read out, belong to `done`, and hold no newer edit."""
-        found = {}
-        for unit, row in self.sums.items():
-            block, at = unit // UNITS_PER_BLOCK, unit * UNIT_BYTES
-            if done.contains(block, block + 1) and not self.newer.overlaps(at, at + UNIT_BYTES):
-                found[unit] = row
+        found = dict(self.sums)
+        beyond = max(found, default=-1) + 1
+        for first, stop in self.blocks:
+            for low, high in done.missing(first, stop):
+                _drop(found, low * UNITS_PER_BLOCK, high * UNITS_PER_BLOCK)
+        for start, end in self.newer:
+            _drop(found, start // UNIT_BYTES, min(-(-end // UNIT_BYTES), beyond))
         return found
 
     def close(self) -> None:
         """Give up what was put aside."""
         self._aside = None
+
+
+def _drop(rows: dict[int, Unit], first: int, stop: int) -> None:
+    for unit in range(first, stop):
+        rows.pop(unit, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ reached the disk. Nothing here does I/O or locks; `SparseFile` does both.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 from aggfs.cache.ranges import NewRanges
 from aggfs.cache.sums import UNITS_PER_BLOCK, Unit
@@ -142,6 +143,17 @@ class Presence:
         }
         if size % UNIT_BYTES:
             self._void(size, size + 1)
+
+    def take_changed(self, limit: int) -> dict[int, Unit]:
+        """At most so many of the units whose rows are to change; they are known to have one now."""
+        if len(self.changed) <= limit:
+            taken, self.changed = self.changed, {}
+        else:
+            taken = {unit: self.changed[unit] for unit in islice(self.changed, limit)}
+            for unit in taken:
+                del self.changed[unit]
+        self.recorded = self.recorded or bool(taken)
+        return taken
 
     def valid(self, unit: int) -> int:
         """How many bytes from the start of a unit are clean; 0 if any of the unit is dirty."""

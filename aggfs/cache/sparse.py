@@ -28,6 +28,8 @@ from aggfs.model import BLOCK_BYTES
 
 Pairs = list[tuple[int, int]]
 
+SETTLED_UNITS = 64  # a stripe
+
 
 class SparseFile:
     """One generation of one file. `SparseFiles` opens and removes them.
@@ -335,7 +337,7 @@ class SparseFile:
             self._version += 1
             self._removals += 1
             gone = self._presence.forget(start, end)
-        self.settle()
+        self.settle(FOR_EVER)
         return gone
 
     def punch(self, ranges: Pairs) -> int:
@@ -353,16 +355,14 @@ class SparseFile:
                         freed += self._raw.punch(*part)
         return freed
 
-    def settle(self) -> None:
-        """Loop: put the rows of changed units into the database. When that is forgotten, or it
-        takes nothing any more, it costs fetches."""
+    def settle(self, limit: int = SETTLED_UNITS) -> bool:
+        """Loop: put the rows of at most so many changed units into the database; whether there
+        are more. When that is forgotten, or it takes nothing any more, it costs fetches."""
         with self._lock:
-            changed, self._presence.changed = self._presence.changed, {}
-            if self._retired or not changed:
-                return
-            self._presence.recorded = True
+            changed = {} if self._retired else self._presence.take_changed(limit)
         with contextlib.suppress(LocalDiskFailed):
             self._rows.put_all(changed)
+        return bool(changed and self._presence.changed)
 
     # --- sending out --------------------------------------------------------------------------
 
@@ -445,5 +445,5 @@ class SparseFile:
 
     def close(self) -> None:
         """Loop: as `retire`, of a file that is not frozen and will be opened again."""
-        self.settle()
+        self.settle(FOR_EVER)
         self.retire()

@@ -95,6 +95,26 @@ def test_released_edits_are_clean_after_a_restart(state):
     assert file.read(0, len(DATA)) == (DATA, [])
 
 
+def test_the_rows_of_a_large_file_are_put_some_at_a_time_and_are_all_there_in_the_end(state):
+    file, size = state.open(), 50 * BLOCK_BYTES
+    file.write(0, os.urandom(size))
+    release(file, size)
+    assert file.settle(), "the loop has other things to do, too"
+    file.write(size - 1, b"x")  # newer than a row that is not put yet
+    while file.settle():
+        pass
+    file.write(0, b"x")
+    file.settle()
+    state.database.commit_now()
+    state.crash()
+    again = state.open(size)
+    assert list(again.dirty_ranges()) == [(0, 1), (size - 1, size)]
+    assert again.missing(UNIT, size - UNIT) == []
+    assert again.missing(1, UNIT) == [(1, UNIT)], "the row of an edited unit went"
+    assert again.missing(size - UNIT, size - 1) == [(size - UNIT, size - 1)]
+    assert again.read(UNIT, size - 2 * UNIT)[1] == []
+
+
 @pytest.mark.parametrize("at", [0, UNIT + 17, len(DATA) - 1])
 def test_a_clean_unit_that_rotted_becomes_a_hole_and_nothing_else_does(state, at):
     file = state.filled()

@@ -11,7 +11,7 @@ their write quorum. Nothing here waits for an account, except for room in stagin
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -117,6 +117,13 @@ def _table(pieces: Sequence[Piece]) -> bytes:
         else:
             rows.append(_table_row(piece.work, piece.block))
     return encode_rows(rows)
+
+
+def _settle(pieces: Sequence[Piece]) -> Generator[None, None, None]:
+    """Put what rows are left of what is clean since its capture: of a large file there are many."""
+    for sparse in {piece.work.file.file.sparse: None for piece in pieces if piece.work.complete}:
+        while sparse.settle():
+            yield
 
 
 @dataclass(slots=True)
@@ -270,6 +277,7 @@ class Flusher:
             sealed = await self._sealed(pieces, scratch)
             await self._stage(sealed)
             self._take_over(pieces, sealed)
+            await in_slices(_settle(pieces))
             if await self._stripes.wait_for_slot(SLOT_SECONDS):
                 nursery.start_soon(self._send, sealed, scratch)
                 lent = True
