@@ -20,12 +20,15 @@ from aggfs.engine.reading.room import Room
 from aggfs.errors import LocalDiskFailed, NoEntry, NoSpace
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, FILE_BYTES_LIMIT, INLINE_BYTES, InodeRow
+from aggfs.sync.holes import Ranges
 from aggfs.threads import in_thread
 
 THREAD_BYTES = 128 * 1024
 REQUEST_BYTES = 1024 * 1024
 NEW_SECONDS = 60
 WORKERS = 4
+MANY_EXTENTS = 32
+MAPPED_FILES = 64
 
 Store = Callable[[int], Awaitable[None]]
 
@@ -52,6 +55,7 @@ class Files:
         self._clock_ns = clock_ns
         self._workers = trio.CapacityLimiter(WORKERS)
         self._memory = Pool(lambda: bytearray(memory_bytes(REQUEST_BYTES)), count=WORKERS)
+        self._mapped: dict[int, tuple[object, Ranges]] = {}
         self._store_at_fsync: Store | None = None
         self._store_at_close: Store | None = None
 
@@ -305,23 +309,35 @@ class Files:
         """How much of the file is no gap; for `st_blocks`."""
         if row.size <= INLINE_BYTES:
             return row.size
-        stored = self._stored_bytes(row.inode, 0, row.size)
         file = self._open_files.edited_file(row.number)
-        if file is None:
-            return stored
-        return stored + sum(
-            end - start - self._stored_bytes(row.inode, start, end)
-            for start, end in file.sparse.dirty_ranges()
-        )
+        mapped = self._mapped_blocks(row, file)
+        blocks = -(-row.size // BLOCK_BYTES)
+        allocated = mapped.total * BLOCK_BYTES
+        if mapped.contains(blocks - 1, blocks):
+            allocated -= blocks * BLOCK_BYTES - row.size
+        if file is None or allocated == row.size:
+            return allocated
+        for start, end in file.sparse.dirty_ranges():
+            for low, high in mapped.missing(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+                allocated += min(end, high * BLOCK_BYTES) - max(start, low * BLOCK_BYTES)
+        return allocated
 
-    def _stored_bytes(self, inode: bytes, start: int, end: int) -> int:
-        """How much of [start, end) of a file lies in blocks that are sealed."""
-        first, stop = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
-        return sum(
-            min(end, (extent.block + extent.count) * BLOCK_BYTES)
-            - max(start, extent.block * BLOCK_BYTES)
-            for extent in self._blocks.extents(inode, first, stop)
-        )
+    def _mapped_blocks(self, row: InodeRow, file: OpenFile | None) -> Ranges:
+        """The blocks that the content map has. Looking takes milliseconds for each GiB, and only
+        another version or a cut changes it: of large files it is remembered."""
+        kept = row.size if file is None else file.target.kept_bytes
+        state = (row.heads, row.size, kept)
+        known = self._mapped.get(row.number)
+        if known is not None and known[0] == state:
+            return known[1]
+        extents = self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
+        mapped = Ranges((extent.block, extent.block + extent.count) for extent in extents)
+        if len(extents) >= MANY_EXTENTS:
+            self._mapped.pop(row.number, None)
+            self._mapped[row.number] = (state, mapped)
+            if len(self._mapped) > MAPPED_FILES:
+                del self._mapped[next(iter(self._mapped))]
+        return mapped
 
 
 def laid_over(
