@@ -5,6 +5,7 @@ import stat
 import pytest
 import trio
 
+from aggfs.engine.past.clone import FILES_AT_ONCE
 from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import Exists, InvalidMove, NoEntry
@@ -121,6 +122,26 @@ async def test_what_cannot_be_cloned_is_refused_and_leaves_nothing(tmp_path) -> 
             with pytest.raises(error):
                 await volume.control("clone", {"path": path, "to": to})
         assert await dump(volume) == before
+
+
+async def test_the_job_that_removes_half_built_clones_leaves_those_under_way_alone(
+    tmp_path,
+) -> None:
+    """It begins anew after each fault of its own."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        names = volume.namespace
+        docs = names.create(1, b"docs", stat.S_IFDIR | 0o755, 1, 1)
+        for number in range(2 * FILES_AT_ONCE):
+            names.create(docs.number, b"%d" % number, stat.S_IFLNK | 0o777, 1, 1, target=b"x")
+        await flush(volume)
+        past, under_way = Remembering(volume), volume.parts.database.table("clones")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.control, "clone", {"path": "/docs", "to": "/again"})
+            while not under_way.scan(b""):
+                await trio.lowlevel.checkpoint()
+            await past.cloning.remove_unfinished()
+        assert await below(volume, b"/again") == await below(volume, b"/docs")
 
 
 @pytest.mark.parametrize("seed", range(4))

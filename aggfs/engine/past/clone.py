@@ -82,6 +82,7 @@ class Cloning:
         self._history = history
         self._lookback = lookback
         self._table = volume.parts.database.table("clones")
+        self._unfinished = [inode for inode, _ in self._table.scan(b"")]  # of the last run
 
     async def clone(self, volume: Volume, arguments: Arguments) -> Answer:
         """`clone`: make `to` of `path`. Raises `NoEntry`, `Exists`, `InvalidMove`. A later write
@@ -182,8 +183,8 @@ class Cloning:
     # --- what was not finished ----------------------------------------------------------------
 
     async def remove_unfinished(self) -> None:
-        """Once after a start: what the last stop left half built goes."""
-        for inode, _ in self._table.scan(b""):
+        """What the last stop left half built goes; not what is being built now."""
+        for inode in self._unfinished:
             top = self._parts.tree.inode(inode)
             if top is None or not top.nlink:
                 self._table.delete(inode)
@@ -192,6 +193,7 @@ class Cloning:
             self._remove(self._namespace.by_inode(parent), name, top)
             await self._parts.database.durable()
             await self._volume.tell_name(self._namespace.by_inode(parent).number, name)
+        self._unfinished.clear()
 
     def _remove(self, parent: InodeRow, name: bytes, top: InodeRow) -> None:
         levels = [(parent, name, top)]
