@@ -23,7 +23,6 @@ from pathlib import Path
 
 import trio
 
-from aggfs.assemble import making
 from aggfs.engine.volume import Volume
 from aggfs.errors import AggfsError
 from aggfs.mount.errors import errno_of
@@ -34,7 +33,7 @@ from tests.support.oracle import Oracle, Step, Tree, read_steps
 from tests.support.powercut import tree_in
 from tests.support.running import flush, new_file, running
 from tests.support.stripes import content
-from tests.support.volume_mount import config_of
+from tests.support.volume_mount import config_of, make
 
 WRITES = ("pwrite64", "pwritev", "pwritev2", "write", "writev", "ftruncate", "fallocate")
 SYNCS = ("fsync", "fdatasync")
@@ -216,16 +215,16 @@ def make_base(top: Path) -> Tree:
     state = top / "state"
     state.mkdir(parents=True, mode=0o700)
 
-    async def make() -> Tree:
+    async def make_and_fill() -> Tree:
         config = config_of(state)
-        await making.create_volume(config, str(state), secrets=[])
+        await make(config, state)
         async with running(config, state) as volume:
             for name, size in SIZES.items():
                 await new_file(volume, 1, name.encode(), content(size, size))
             await flush(volume)
             return await tree_in(volume)
 
-    return trio.run(make)
+    return trio.run(make_and_fill)
 
 
 def count_calls(base: Path) -> Counter[str]:

@@ -101,11 +101,11 @@ class MemoryNamespace:
 
     def link(self, number: int, parent: int, name: bytes) -> InodeRow:
         row = self.by_number(number)
+        self._check_free(parent, name)
         if stat.S_ISDIR(row.mode):
             raise NotPermitted("a directory has one name")
         if not row.nlink:
             raise NoEntry("its last name is gone")
-        self._check_free(parent, name)
         self._put(parent, name, number)
         return self._change(number, nlink=row.nlink + 1)
 
@@ -135,6 +135,8 @@ class MemoryNamespace:
         if target.number == number:
             return None
         if stat.S_ISDIR(target.mode):
+            if self._is_inside(parent, target.number):
+                raise NotEmpty("what is moved lies in it")
             if not stat.S_ISDIR(self.rows[number].mode):
                 raise IsADirectory("a file does not replace a directory")
             self._check_empty_directory(target.number)
@@ -154,6 +156,8 @@ class MemoryNamespace:
         one, other = self._find(parent, name), self._find(new_parent, new_name)
         self._check_move(one, new_parent)
         self._check_move(other, parent)
+        if one == other:
+            return
         self._take(parent, name)
         self._take(new_parent, new_name)
         self._put(new_parent, new_name, one)
@@ -255,11 +259,13 @@ class MemoryNamespace:
 
     def _check_move(self, number: int, new_parent: int) -> None:
         self._children(new_parent)
-        above = new_parent
-        while above != ROOT_NUMBER:
-            if above == number:
-                raise InvalidMove("into itself")
-            above = self.parents[above]
+        if self._is_inside(new_parent, number):
+            raise InvalidMove("into itself")
+
+    def _is_inside(self, number: int, above: int) -> bool:
+        while number not in (above, ROOT_NUMBER):
+            number = self.parents[number]
+        return number == above
 
     def _move(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
         self._put(new_parent, new_name, self._take(parent, name))

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import trio
 
-from aggfs.assemble import making
 from aggfs.coding import slots
 from aggfs.engine.volume import Volume
 from tests.support import tracing
@@ -31,7 +30,7 @@ from tests.support.mounting import served
 from tests.support.oracle import Oracle, Step, Tree, read_steps
 from tests.support.power import Disk
 from tests.support.running import Place, flush, recover, running
-from tests.support.volume_mount import config_of
+from tests.support.volume_mount import config_of, make
 
 MODULE = "tests.support.volume_mount"
 PARTS = ("state", "account0", "account1", "account2")
@@ -97,11 +96,7 @@ def _make_volume(machine: Path) -> str:
     state.mkdir(mode=0o700)
     words = slots.new_recovery_words(os.urandom)
 
-    async def make() -> None:
-        secrets = [slots.recovery_words(words)]
-        await making.create_volume(config_of(state), str(state), secrets=secrets)
-
-    trio.run(make)
+    trio.run(make, config_of(state), state, [slots.recovery_words(words)])
     return words
 
 

@@ -8,12 +8,14 @@ Prints "ready" when the folder answers. The accounts lie beside the state direct
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from aggfs.assemble import making, opening
+from aggfs.coding.slots import Secret
 from aggfs.config import AccountConfig, Config, MountConfig
 from aggfs.daemon.main import Service, serve
 from aggfs.daemon.systemd import ServiceManager
@@ -28,7 +30,6 @@ def config_of(state: Path) -> Config:
     accounts = []
     for number in range(3):
         path = state.parent / f"account{number}"
-        path.mkdir(exist_ok=True)
         name = f"account{number}"
         identity = AccountId(bytes([number] * 8))
         accounts.append(AccountConfig(identity, name, "directory", name, path=str(path)))
@@ -43,11 +44,18 @@ def config_of(state: Path) -> Config:
     )
 
 
+async def make(config: Config, state: Path, secrets: Sequence[Secret] = ()) -> None:
+    """A new volume, which these secrets open beside its device's own."""
+    for account in config.accounts:
+        Path(account.path).mkdir()
+    await making.create_volume(config, str(state), secrets=secrets)
+
+
 async def run(state: Path, service: Service) -> None:
     """Make the volume if need be, and serve it until told to stop."""
     config = config_of(state)
     if not (state / HEADER_NAME).exists():
-        await making.create_volume(config, str(state), secrets=[])
+        await make(config, state)
     volume = opening.open_volume(config, str(state))
     await serve(volume, service, partial(print, "ready", flush=True))
 
