@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import subprocess
 import threading
@@ -80,6 +81,30 @@ def test_overlapping_reads_share_their_fetches(stage: Stage):
     moved = volume.received_bytes() - received
     stage.tell(f"16 readers at once within {len(blocks)} blocks: {moved / BLOCK:.2f} blocks moved")
     assert moved <= len(blocks) * CELLS
+
+
+@shows("CPY-2")
+def test_a_hundred_readers_of_a_cold_file_bring_each_byte_once(stage: Stage):
+    """A hundred descriptors read all of a file past the kernel's pages at once: it comes once."""
+    volume = _cold(stage, k=2, n=3)
+    path, data = volume.folder / "file", noise(16 * MIB)
+    received = volume.received_bytes()
+    wrong: list[int] = []
+
+    def read(number: int) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        with mmap.mmap(-1, MIB) as memory:
+            for offset in range(0, 16 * MIB, 4 * MIB):
+                os.preadv(descriptor, [memory], offset)
+                if memory[:] != data[offset : offset + MIB]:
+                    wrong.append(number)
+        os.close(descriptor)
+
+    _at_once([lambda number=number: read(number) for number in range(100)])
+    moved = volume.received_bytes() - received
+    stage.tell(f"100 readers at once: {moved / MIB:.2f} MiB moved of a file of 16 MiB")
+    assert not wrong
+    assert moved <= 16 * MIB // BLOCK * CELLS
 
 
 def _at_once(actions: list[Callable[[], None]]) -> None:
