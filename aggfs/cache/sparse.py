@@ -150,7 +150,7 @@ class SparseFile:
         return self._read_slowly(offset, end)
 
     def read_cached(self, offset: int, length: int) -> Buffer | None:
-        """As `read`, never waiting: None when that is not possible just now."""
+        """Loop: as `read`, never waiting: None when that is not possible just now."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -160,7 +160,7 @@ class SparseFile:
             self._lock.release()
         if not certain:
             return None
-        data = self._raw.read_cached(offset, offset + length)
+        data = self.landings.read_cached(offset, offset + length)
         return data if version == self._version else None
 
     def _read_slowly(self, offset: int, end: int) -> tuple[Buffer, Pairs]:
@@ -254,6 +254,7 @@ class SparseFile:
         keep_tail = wide_end != end and self._presence.any(end, wide_end)
         if keep_head or keep_tail:
             self._version += 1
+        self.landings.forget(offset, end)
         return self._raw.write(offset, data, keep_head=keep_head, keep_tail=keep_tail, raw=raw)
 
     @property

@@ -13,11 +13,12 @@ import errno
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, Self
 
 import xxhash
 
+from aggfs import direct
 from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 
 Buffer = bytes | bytearray | memoryview
@@ -26,6 +27,7 @@ NewMemory = Callable[[int], bytearray | memoryview]
 UNIT_BYTES = 64 * 1024
 GROUP_BYTES = 16
 PAGE_BYTES = 4096
+DIRECT_BYTES = 1024 * 1024  # for less, a reader would wait for a slow disk
 _CIPHER_ROOM_BYTES = 16
 _COPY_BYTES = 1024 * 1024
 _PUNCH_HOLE_KEEP_SIZE = 3
@@ -194,14 +196,15 @@ class UnitFile:
         self._write_all(wide_start, room[: len(view)])
         return room[: len(view)]
 
-    def raw_form(self, start: int, data: Buffer, memory: memoryview) -> Buffer:
+    def raw_form(self, start: int, data: Buffer, memory: memoryview) -> memoryview:
         """`data`, which begins a group at `start`, as it lies on the disk, in whole groups: in
-        `memory`, which has a group more; without a cipher the data itself."""
-        if self._cipher is None:
-            return data
-        size = group_of(0, len(data), GROUP_BYTES)[1]
+        `memory`, which has a group more."""
+        size = group_of(0, len(data), self.granule)[1]
         whole = data if size == len(data) else bytes(data).ljust(size, b"\0")
-        self._cipher.encrypt_into(start, whole, memory[: size + _CIPHER_ROOM_BYTES])
+        if self._cipher is None:
+            memory[:size] = whole
+        else:
+            self._cipher.encrypt_into(start, whole, memory[: size + _CIPHER_ROOM_BYTES])
         return memory[:size]
 
     def raw_ahead(self, start: int, data: Buffer, memory: memoryview) -> memoryview | None:
@@ -209,17 +212,15 @@ class UnitFile:
         whole = group_of(start, start + len(data), GROUP_BYTES) == (start, start + len(data))
         if self._cipher is None or not whole or len(memory) < len(data) + GROUP_BYTES:
             return None
-        return memoryview(self.raw_form(start, data, memory))
+        return self.raw_form(start, data, memory)
 
-    def write_raw(self, start: int, pieces: Sequence[Buffer]) -> None:
-        """Write what `raw_form` gave, one after the other. Raises OSError."""
-        written = os.pwritev(self._descriptor, pieces, start)
-        at = start
-        for piece in pieces:
-            done = min(max(0, start + written - at), len(piece))
-            if done < len(piece):
-                self._write_all(at + done, memoryview(piece)[done:])
-            at += len(piece)
+    def write_raw(self, start: int, raw: memoryview) -> None:
+        """Write what `raw_form` gave where nobody else reads or writes, in pages of their own: a
+        long run past the page cache. Raises OSError."""
+        if len(raw) >= DIRECT_BYTES:
+            direct.write_at(self._descriptor, raw, start)
+        else:
+            self._write_all(start, raw)
 
     def _widened(
         self, wide_start: int, start: int, view: memoryview, keep_head: bool, keep_tail: bool

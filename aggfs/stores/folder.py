@@ -20,9 +20,9 @@ import stat
 import threading
 from collections.abc import Iterator
 
+from aggfs.direct import read_part, write_whole
 from aggfs.errors import Refused, Unreachable
 from aggfs.stores.base import ObjectInfo
-from aggfs.stores.direct import read_part, read_whole, write_whole
 from aggfs.stores.threaded import Loan
 
 STALE_SECONDS = 3600.0
@@ -118,9 +118,8 @@ class Folder:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Refused(f"{path}: not a plain file")
-            if length is None:
-                return read_whole(descriptor, status.st_size)
-            return read_part(descriptor, start, max(0, min(length, status.st_size - start)))
+            left = max(0, status.st_size - start)
+            return read_part(descriptor, start, left if length is None else min(length, left))
         finally:
             os.close(descriptor)
 
@@ -162,7 +161,7 @@ class Folder:
         part, descriptor = self._open_part(directory)
         with _removing_on_failure(part):
             try:
-                write_whole(descriptor, loan)
+                write_whole(descriptor, loan.pieces, taken=loan.keep)
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)

@@ -15,12 +15,13 @@ from hypothesis.stateful import (
 
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
+from aggfs.cache.landing import LandingMemory
 from aggfs.cache.sums import TABLE
 from aggfs.coding.cipher import XtsUnit
 from aggfs.model import BLOCK_BYTES
 from aggfs.sync.holes import Ranges
 
-LIMIT = 3 * BLOCK_BYTES
+LIMIT = 6 * BLOCK_BYTES
 UNIT = 64 * 1024
 KEY = bytes(range(64))
 
@@ -37,15 +38,21 @@ class SparseFileIsAnArray(RuleBasedStateMachine):
 
     cipher: XtsUnit | None = XtsUnit(KEY)
 
-    @initialize(size=st.sampled_from([0, 100, UNIT + 5, BLOCK_BYTES, LIMIT - 3]))
-    def begin(self, size):
+    @initialize(
+        size=st.sampled_from([0, 100, UNIT + 5, BLOCK_BYTES, LIMIT - 3, 5 * BLOCK_BYTES]),
+        landed=st.booleans(),
+    )
+    def begin(self, size, landed):
         self.home = tempfile.TemporaryDirectory()
         self.random = random.Random(size)
         self.content = bytearray(self.random.randbytes(size))
         self.dirty = Ranges()
         self.released = Ranges()
         self.frozen = None
+        self.memory = LandingMemory(LIMIT, count=2)
         self.start()
+        if landed:
+            self.land(0, 6, between=False)
 
     def start(self):
         self.database = Database.open(self.home.name + "/db", tables=(TABLE,))
@@ -93,6 +100,25 @@ class SparseFileIsAnArray(RuleBasedStateMachine):
         for low, high in unknown.intersect(start, end):
             data[low - start : high - start] = self.random.randbytes(high - low)
         return bytes(data)
+
+    @rule(first=st.integers(0, 1), stops_at=st.sampled_from([2, 6]), between=st.booleans())
+    def land(self, first, stops_at, between):
+        """A run from the accounts, long enough to be kept in memory, or not."""
+        start, end = first * BLOCK_BYTES, min(stops_at * BLOCK_BYTES, len(self.content))
+        if start >= end:
+            return
+        self.file.load(start, end)
+        landings, removals = self.file.landings, self.file.removals
+        memory, landed = self.memory.take(), None
+        landing = landings.prepare(start, memory)
+        for at in range(start, end, BLOCK_BYTES):
+            landing.add(self.published(at, min(at + BLOCK_BYTES, end)))
+        if landings.begin(landing, removals):
+            landing.write()
+            if between:
+                self.file.evict(0, LIMIT)
+            landed = landings.end(landing, removals, written=True)
+        self.memory.settle(landed, memory)
 
     @rule()
     def settle(self):

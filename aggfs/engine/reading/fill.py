@@ -23,10 +23,9 @@ from typing import Self
 import trio
 
 from aggfs.cache.blocks import Blocks
-from aggfs.cache.landing import memory_bytes
+from aggfs.cache.landing import LandingMemory
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.unitfile import disk_refusal
-from aggfs.engine.pool import Pool
 from aggfs.engine.reading.ahead import ReadAhead
 from aggfs.engine.reading.fetch import Fetcher, Run
 from aggfs.engine.works import Works
@@ -39,6 +38,7 @@ from aggfs.threads import in_thread, list_in_slices
 RUNS_AHEAD = 6
 COURTESY_SECONDS = 0.1
 LANDINGS = 2
+LANDED_KEPT = 8  # what is read ahead of one reader, and what he reads
 THREAD_BYTES = 128 * 1024
 Pairs = list[tuple[int, int]]
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Filler:
         self._content_of = content_of
         self._readers_ahead: trio.Nursery | None = None
         self._runs_ahead = 0
-        self._memory = Pool(lambda: bytearray(memory_bytes(STRIPE_BYTES)), count=LANDINGS)
+        self._landing = trio.Semaphore(LANDINGS)
+        self._memory = LandingMemory(STRIPE_BYTES, count=LANDINGS + LANDED_KEPT)
 
     async def run(self) -> None:
         """Read ahead, for ever. Without it every reader fetches what he reads, and no more."""
@@ -290,27 +291,37 @@ class Filler:
         return Run(state.row, Kind.DATA, extent.index, extent.count)
 
     async def _land(self, place: "_Place", first: int, blocks: Sequence[Buffer]) -> None:
-        """Fill the holes of these blocks. What is long is written by a worker, at once where
-        everything is a hole still."""
+        """Fill the holes of these blocks."""
         pieces = place.cut_to_size(first, blocks)
-        landings, start = place.sparse.landings, first * BLOCK_BYTES
-        if sum(map(len, pieces)) >= THREAD_BYTES:
-            async with self._memory.lent() as memory:
-                landing = landings.prepare(start, memoryview(memory))
-                await list_in_slices(map(landing.add, pieces))
-                if landings.begin(landing, place.removals):
-                    written = False
-                    try:
-                        await in_thread(landing.write)
-                        written = True
-                    except OSError as error:
-                        raise disk_refusal(error) from error
-                    finally:
-                        landings.end(landing, place.removals, written=written)
-                    return
+        start = first * BLOCK_BYTES
+        if sum(map(len, pieces)) >= THREAD_BYTES and await self._land_at_once(place, start, pieces):
+            return
         for number, piece in enumerate(pieces):
             place.sparse.fill(start + number * BLOCK_BYTES, piece, removals=place.removals)
             await trio.lowlevel.checkpoint()
+
+    async def _land_at_once(self, place: "_Place", start: int, pieces: Sequence[Buffer]) -> bool:
+        """Write them all by one call of a worker; False where not everything is a hole still."""
+        landings = place.sparse.landings
+        async with self._landing:
+            memory = self._memory.take()
+            landed = None
+            try:
+                landing = landings.prepare(start, memory)
+                await list_in_slices(map(landing.add, pieces))
+                if not landings.begin(landing, place.removals):
+                    return False
+                written = False
+                try:
+                    await in_thread(landing.write)
+                    written = True
+                except OSError as error:
+                    raise disk_refusal(error) from error
+                finally:
+                    landed = landings.end(landing, place.removals, written=written)
+            finally:
+                self._memory.settle(landed, memory)
+        return True
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -8,17 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.stores.direct import (
+from aggfs.direct import (
     ALIGNMENT,
     WORTH_BYTES,
     AlignedBuffers,
+    aligned_memory,
     read_part,
-    read_whole,
+    write_at,
     write_pieces,
     write_whole,
 )
 from aggfs.stores.threaded import Loan, LoanEnded
 
+PARTS = [(0, WORTH_BYTES), (4097, WORTH_BYTES + 5), (1 << 19, 1 << 19), (300_001, 1 << 21)]
 SIZES = [0, 1, WORTH_BYTES - 1, WORTH_BYTES, WORTH_BYTES + 1, 70_000, 1 << 20, 1_400_003]
 
 
@@ -60,14 +62,42 @@ def test_what_was_written_is_read(directory, size, buffers):
     data = random.Random(size).randbytes(size)
     pieces = [data[:100], memoryview(data)[100:5000], bytearray(data[5000:])]
     with new_file(directory) as descriptor:
-        write_whole(descriptor, Loan(pieces), buffers=buffers)
+        write_whole(descriptor, pieces, buffers=buffers)
         with open(os.path.join(directory, "file"), "rb") as file:
             assert file.read() == data
             assert read_part(file.fileno(), 0, size + 10) == data
     with new_file(directory) as descriptor:
         write_pieces(descriptor, pieces)
         os.fsync(descriptor)
-        assert read_whole(descriptor, size, buffers=buffers) == data
+        assert read_part(descriptor, 0, size, buffers=buffers) == data
+        for start, length in PARTS:
+            found = read_part(descriptor, start, length, buffers=buffers)
+            assert found == data[start : start + length]
+
+
+def test_a_longer_file_is_cut_to_what_is_written(directory):
+    for size in SIZES:
+        with new_file(directory) as descriptor:
+            os.pwrite(descriptor, bytes(2 << 20), 0)
+            write_whole(descriptor, [b"x" * size])
+            with open(os.path.join(directory, "file"), "rb") as file:
+                assert file.read() == b"x" * size
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4096])
+@pytest.mark.parametrize("size", SIZES)
+def test_bytes_in_the_middle_are_written_and_no_others(directory, size, shift):
+    memory = memoryview(aligned_memory(size + 16))
+    memory[shift % 3 : shift % 3 + size] = data = random.Random(size).randbytes(size)
+    with new_file(directory) as descriptor:
+        before = b"b" * (size + 3 * ALIGNMENT)
+        os.pwrite(descriptor, before, 0)
+        write_at(descriptor, memory[shift % 3 : shift % 3 + size], ALIGNMENT + shift)
+        at = ALIGNMENT + shift
+        expected = before[:at] + data + before[at + size :]
+        assert os.pread(descriptor, 4 << 20, 0) == expected
+        with open(os.path.join(directory, "file"), "rb") as file:
+            assert file.read() == expected
 
 
 def test_a_loan_that_ended_is_noticed_on_either_way(tmp_path):
@@ -75,7 +105,7 @@ def test_a_loan_that_ended_is_noticed_on_either_way(tmp_path):
         loan = Loan([bytes(size)])
         loan.end()
         with new_file(str(tmp_path)) as descriptor, pytest.raises(LoanEnded):
-            write_whole(descriptor, loan)
+            write_whole(descriptor, loan.pieces, taken=loan.keep)
 
 
 def test_memory_is_used_again_and_only_so_much_is_kept():
