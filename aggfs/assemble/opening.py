@@ -368,12 +368,16 @@ class _Assembly:
         )
         changes = Changes(self.opened, surroundings)
         attendant = Attendant(
-            self.accounts, self.database, lambda: changes.header, self.world.random_bytes
+            self.accounts,
+            self.database,
+            lambda: changes.header,
+            self.world.random_bytes,
+            look_back=self.publisher.look_back,
         )
 
         async def look(volume: Volume, arguments: Mapping[str, object]) -> dict[str, object]:
-            """Ask the accounts that are away whether they are back, now."""
-            await attendant.look()
+            """Ask all accounts, now: whether they are back, and whether they are what they were."""
+            await attendant.look_closely()
             return await report.status(volume, arguments)
 
         volume = Volume(parts)

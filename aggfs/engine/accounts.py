@@ -5,6 +5,7 @@ that was begun counts until the object's deletion is confirmed). It changes in t
 transaction as the row that names the object, so it never drifts from the rows.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ FIRST_LATENCY_SECONDS = 0.02
 LATENCY_WEIGHT = 0.2
 SPACE_SECONDS = 10.0
 FULL_SECONDS = 300.0
+NEVER = -math.inf
 
 
 class Ledger:
@@ -77,8 +79,9 @@ class Ledger:
 
 @dataclass(slots=True)
 class Account:
-    """One account at run time. `last_error` is empty while it answers. A leaving one is read and
-    takes nothing new."""
+    """One account at run time. `last_error` is empty while it answers. `looked_at` says when its
+    head of our journal was looked at; `NEVER`, since the account failed last: it may have come back
+    as it once was. A leaving one is read and takes nothing new."""
 
     id: AccountId
     name: str
@@ -89,6 +92,7 @@ class Account:
     meter: Callable[[], Mapping[str, Figures]]
     wake: Callable[[], None] = lambda: None
     last_error: str = ""
+    looked_at: float = NEVER
     full: bool = False
     full_at: float = 0.0
     in_flight: int = 0
@@ -117,6 +121,7 @@ class Account:
     def failed(self, error: StoreError) -> None:
         """A call was not answered, or the account said no."""
         self.last_error = str(error) or type(error).__name__
+        self.looked_at = NEVER
         if isinstance(error, QuotaFull):
             self.full = True
             self.full_at = trio.current_time()

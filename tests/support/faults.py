@@ -88,17 +88,20 @@ class Clouds:
             for name, objects in self.objects.items()
         }
 
-    @contextmanager
-    def rolled_back(self, names: Collection[str], former: Contents) -> Iterator[None]:
-        """While the block runs, these accounts go on from what they had: their operator has
-        brought back an old backup. In the end, what is missing comes back as well."""
-        latest = self.contents()
+    def roll_back(self, names: Collection[str], former: Contents) -> None:
+        """These accounts go on from what they had: their operator has brought back a backup."""
         for name in names:
             objects = self.objects[name]
-            for key in latest[name]:
+            for key in list(objects.keys("", "", ALL)):
                 objects.remove(key)
             for key, data in former[name].items():
                 objects.write(key, data)
+
+    @contextmanager
+    def rolled_back(self, names: Collection[str], former: Contents) -> Iterator[None]:
+        """The same while the block runs; in the end, what is missing comes back as well."""
+        latest = self.contents()
+        self.roll_back(names, former)
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 What nothing refers to is looked for twice an hour, what lies astray once a day; what has begun
 goes on in between. Once a day all accounts are listed, and a thirtieth of all stripes is read.
+An account that went back in time is listed at once.
 """
 
 import logging
@@ -25,6 +26,7 @@ from aggfs.threads import in_slices
 COLLECTION, STRAYS, SCRUB = "collection", "looking for strays", "scrub"
 SAMPLE_PARTS = 30
 SCRUB_PAUSE_SECONDS = 600.0
+GONE_BACK_PAUSE_SECONDS = 60.0
 FAULTS_TOLD = 1000
 ADVANCE_SECONDS = 30.0
 ADVANCES = 60
@@ -44,6 +46,7 @@ class Keeper:
         self._scrubber = Scrubber(parts, upkeep)
         self._mender = Mender(parts)
         self._verifier = Verifier(parts, self._mender)
+        self._brought: dict[str, str] = {}  # account that went back in time -> what was done
         upkeep.expect(COLLECTION, DAY_SECONDS)
         upkeep.expect(SCRUB, 3 * DAY_SECONDS)
         upkeep.expect(STRAYS, 3 * DAY_SECONDS)
@@ -104,6 +107,44 @@ class Keeper:
                 )
             if not listed.left_out:
                 self._upkeep.done(SCRUB)
+
+    async def bring_up_to_date(self) -> None:
+        """Put again, for ever, what accounts lack that went back in time."""
+        taken = self._parts.publisher.taken
+        while True:
+            await taken.wait_gone_back()
+            for account_id in taken.gone_back():
+                await self._bring_up_to_date(account_id)
+            if taken.gone_back():
+                await trio.sleep(GONE_BACK_PAUSE_SECONDS)
+
+    async def _bring_up_to_date(self, account_id: bytes) -> None:
+        parts = self._parts
+        account = parts.accounts.get(account_id)
+        if account is None or not account.healthy:
+            return
+        try:
+            await parts.publisher.publish()  # its head
+            found = await self._scrubber.by_listing(repair=True, accounts=[account])
+            mended = await self._mend(found)
+        except StoreError as error:
+            logger.info("account %s is to be brought up to date: %s", account.name, error)
+            return
+        if not (found.left_out or mended.left):
+            parts.publisher.taken.made_whole(account_id)
+            count = f"{len(found.faults)} fragments and {mended.objects} objects of the journal"
+            self._brought[account.name] = f"what it lacked was put again, {count}"
+            logger.info("account %s is up to date again: %s", account.name, count)
+
+    def warnings(self) -> list[str]:
+        """What is overdue, and which accounts went back in time. It stays here for as long as
+        the volume is open: whose provider does that once, does it again."""
+        went = dict(self._brought)
+        for account in map(self._parts.accounts.get, self._parts.publisher.taken.gone_back()):
+            if account is not None:
+                went[account.name] = "what it lacks is put again"
+        back = [f"account {name} has gone back in time: {done}" for name, done in went.items()]
+        return [*self._upkeep.overdue(), *back]
 
     async def _mend(self, found: Findings) -> Mended:
         if not found.records:
@@ -177,7 +218,11 @@ def keeping(volume: Volume) -> Feature:
     keeper = Keeper(volume.parts, upkeep)
     return Feature(
         verbs={"gc": keeper.gc, "scrub": keeper.scrub, "check": keeper.check},
-        jobs={"collecting": keeper.run, "scrubbing": keeper.scrub_for_ever},
+        jobs={
+            "collecting": keeper.run,
+            "scrubbing": keeper.scrub_for_ever,
+            "bringing accounts up to date": keeper.bring_up_to_date,
+        },
         figures={"collection": keeper.collector.figures, "upkeep": upkeep.ages},
-        warnings=upkeep.overdue,
+        warnings=keeper.warnings,
     )

@@ -14,7 +14,7 @@ Where reading has come to is kept in the table `upkeep`, so that it goes on ther
 """
 
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -79,11 +79,14 @@ class Scrubber:
 
     # --- by listing ---------------------------------------------------------------------------
 
-    async def by_listing(self, *, repair: bool) -> Findings:
-        """Compare complete listings with the rows. May be cancelled."""
+    async def by_listing(
+        self, *, repair: bool, accounts: Iterable[Account] | None = None
+    ) -> Findings:
+        """Compare complete listings, of these accounts or of all, with the rows. May be
+        cancelled."""
         found = Findings(stripes=self._parts.blocks.stripe_count)
         async with trio.open_nursery() as nursery:
-            for account in self._parts.accounts:
+            for account in self._parts.accounts if accounts is None else accounts:
                 nursery.start_soon(self._list, account, found)
         if repair:
             await self._repair_all(found)

@@ -1,21 +1,22 @@
-"""Attending to accounts: one that went away is asked now and then whether it is back, and one
-that missed a new generation of the header gets it.
+"""Attending to accounts: one that went away is asked now and then whether it is back, one that
+missed a new generation of the header gets it, and all are looked at whether they went back in time.
 
 Without that an account that came back would be noticed only by chance, a removed key would stay
-valid where the header is old, and a device that joined meanwhile would not be known there.
+valid where the header is old, a device that joined meanwhile would not be known there, and what an
+old backup lacks would be missed when it is needed.
 
 Table `headers`: account 8 -> u64, the generation of the header that it has.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from aggfs.cache.database import Database
 from aggfs.coding.keys import is_header_name
 from aggfs.coding.slots import OpenedHeader
-from aggfs.engine.accounts import Account, Accounts, Ledger
+from aggfs.engine.accounts import NEVER, Account, Accounts, Ledger
 from aggfs.engine.journal.headers import put_header
 from aggfs.errors import NotFound, StoreError
 
@@ -65,12 +66,16 @@ class Attendant:
         database: Database,
         header: Callable[[], OpenedHeader],
         random_bytes: Callable[[int], bytes],
+        *,
+        look_back: Callable[[Account], Awaitable[None]],
     ) -> None:
-        """`header` gives the newest generation that this device knows."""
+        """`header` gives the newest generation that this device knows; `look_back` looks, now and
+        then and when an account was away, whether it is what it was."""
         self._accounts = accounts
         self._rows = HeaderRows(database)
         self._header = header
         self._random_bytes = random_bytes
+        self._look_back = look_back
 
     async def run(self) -> None:
         """Look after them for ever."""
@@ -84,9 +89,17 @@ class Attendant:
             for account in self._accounts:
                 nursery.start_soon(self._attend, account)
 
+    async def look_closely(self) -> None:
+        """Look after each of them once, as if all had been away."""
+        for account in self._accounts:
+            account.looked_at = NEVER
+        await self.look()
+
     async def _attend(self, account: Account) -> None:
         if not account.healthy:
             await self._ask(account)
+        if account.healthy:
+            await self._look_back(account)
         if account.healthy and self._rows.generation(account.id) < self._header().generation:
             await self._bring_header(account)
 

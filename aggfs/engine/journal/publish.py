@@ -23,8 +23,9 @@ from aggfs.cache.table import Table
 from aggfs.coding import codec
 from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.records import open_record, seal_record
-from aggfs.engine.accounts import Account, Accounts
+from aggfs.engine.accounts import NEVER, Account, Accounts
 from aggfs.engine.journal.segments import Pending, Segments
+from aggfs.engine.journal.taken import TakenHeads
 from aggfs.engine.writing.upload import LITTLE_PATIENCE_SECONDS, Parcel, put_all
 from aggfs.errors import AggfsError, Forked, NotFound, StoreError, Unreachable
 from aggfs.formats import journal
@@ -40,6 +41,7 @@ TABLES = ("journal",)
 ROUND_SECONDS = 5.0
 RETRY_LIMIT_SECONDS = 30.0
 GRACE_SECONDS = 120.0
+LOOK_BACK_SECONDS = 600.0
 ASK_SECONDS = 10.0  # silent for longer, an account is asked again in the next round
 SEGMENT_BYTES = 1024 * 1024
 SEGMENT_ENTRIES = 4096
@@ -121,6 +123,7 @@ class Publisher:
         self._asked: set[bytes] = set()  # accounts whose head of ours was looked at
         self._forked = False
         self._heads: dict[bytes, int] = {}  # account -> count of the head that it has
+        self.taken = TakenHeads(database)
         # account -> when its head is put once more: an older put that was given up may still
         # arrive after it.
         self._once_more: dict[bytes, float] = {}
@@ -246,8 +249,9 @@ class Publisher:
         if ends != state.published:
             state = msgspec.structs.replace(state, count=state.count + 1)
             self._put_state(state)
-        behind = [account for account in self.heads_behind() if account.id in self._asked]
-        if not behind:
+        behind = await self._looked_at(self.heads_behind())
+        needed = self._needed
+        if not behind and self._heads_at(state.count) >= needed:
             return
         await self._database.durable()
         floor = self._floor()
@@ -265,8 +269,8 @@ class Publisher:
 
         def stored(parcel: Parcel) -> None:
             self._heads[parcel.account.id] = state.count
+            self.taken.put(parcel.account.id, state.count)
 
-        needed = self._needed
         # Who is only caught up with must not hold up those who wait for the next round.
         known = self._heads_at(state.count) >= needed
         with trio.move_on_after(ASK_SECONDS if known else math.inf):
@@ -300,36 +304,66 @@ class Publisher:
         unasked = [account for account in self._accounts if account.id not in self._asked]
         async with trio.open_nursery() as nursery:
             for account in unasked:
-                nursery.start_soon(self._ask, account)
+                nursery.start_soon(self.look, account)
+        self._raise_if_forked()
+        answer = self._providers(lambda account: account.id in self._asked)
+        if answer < self._needed:
+            raise Unreachable(f"{answer} of {self._needed} providers that publishing needs answer")
+
+    def _raise_if_forked(self) -> None:
         if self._forked:
             text = "another copy of this device's state has published: this one is read-only;"
             text += " unmount it, move its state directory away, and run `aggfs recover`"
             self._database.give_up(text)
             raise Forked(text)
-        answer = self._providers(lambda account: account.id in self._asked)
-        if answer < self._needed:
-            raise Unreachable(f"{answer} of {self._needed} providers that publishing needs answer")
 
-    async def _ask(self, account: Account) -> None:
+    async def _looked_at(self, behind: list[Account]) -> list[Account]:
+        """Those that may get a head: what one that was away has is seen before it goes. Raises
+        `Forked`."""
+        known = [account for account in behind if account.id in self._asked]
+        async with trio.open_nursery() as nursery:
+            for account in known:
+                if account.looked_at == NEVER:
+                    nursery.start_soon(self.look, account)
+        self._raise_if_forked()
+        return [account for account in known if account.looked_at != NEVER]
+
+    async def look_back(self, account: Account) -> None:
+        """Now and then, and when it was away, look whether an account is what it was."""
+        due = account.looked_at + LOOK_BACK_SECONDS <= trio.current_time()
+        if due and account.id in self._asked:  # the others are asked before anything is put
+            await self.look(account)
+
+    async def look(self, account: Account) -> None:
+        """See which head of ours an account has: a newer one is a copy's of this device, an older
+        one than it took is noted, and put right with the next round. Never raises `StoreError`."""
+        taken, late = self.taken.count(account.id), account.id in self._once_more
         name = self._keys.head_name(self._keys.epoch, self._writer.device, account.id)
         patience = ASK_SECONDS if account.healthy else LITTLE_PATIENCE_SECONDS
+        count = 0
         try:
             with trio.fail_after(patience):
                 head = self._opened_head(await account.store.get(name))
+            if head.device == self._writer.device:
+                count = head.count
+                self._forked = self._forked or self._is_ahead(head)
         except trio.TooSlowError:
             account.failed(Unreachable(f"account {account.name} does not answer"))
             return
         except NotFound:
-            head = None
+            pass
         except StoreError as error:
             account.failed(error)
             return
         except AggfsError as error:
             logger.warning("account %s has a damaged head: %s", account.name, error)
-            head = None
+            count = taken
+            self.forget_head(account.id)
         self._asked.add(account.id)
-        if head is not None and head.device == self._writer.device:
-            self._forked = self._forked or self._is_ahead(head)
+        account.looked_at = trio.current_time()
+        if count < taken and not late:
+            self.taken.note_older(account, count)
+            self.forget_head(account.id)
 
     def _opened_head(self, data: bytes) -> Head:
         record = open_record(self._keys, Kind.HEAD, [data])

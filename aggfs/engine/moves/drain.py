@@ -203,6 +203,7 @@ class Removing(Draining):
         parts.accounts.ledger.drop_account(account.id)
         self._table.delete(LEAVING + account.id)
         HeaderRows(parts.database).drop(account.id)
+        parts.publisher.taken.drop(account.id)
         parts.namespace.add_control(
             AccountEntry(
                 account.id, account.name, account.provider, account.quota_bytes, removed=True
