@@ -30,6 +30,11 @@ class Victim:
         assert self._program.wait() == -signal.SIGKILL, "it ended by itself"
         return lines
 
+    def end(self) -> tuple[int, list[bytes]]:
+        """It ends because what it works on does; its code, and the lines that were not read."""
+        lines = self._told.readlines()
+        return self._program.wait(), lines
+
 
 @contextmanager
 def victim(module: str, given: object, *arguments: str) -> Iterator[Victim]:
