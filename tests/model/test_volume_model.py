@@ -15,71 +15,19 @@ from typing import Any
 import pytest
 import trio
 from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
 from tests.support.faces import Face
 from tests.support.memory_volume import MemoryVolume
-from tests.support.renaming import EXCHANGE, NOREPLACE
 from tests.support.running import Place, flush, make_volume, running
-from tests.support.twins import OLD, OLDER, moment
+from tests.support.steps import Step, histories, one, path, slot, value, xattr
+from tests.support.twins import moment
 
 ROUNDS = os.environ.get("AGGFS_MODEL_ROUNDS", "")  # at random where a number is given
-SIZES = [0, 1, 15, 500, 1000, 1025, 70_000, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 7]
-LENGTHS = [1, 17, 900, 4096, 70_000, BLOCK_BYTES, 2 * BLOCK_BYTES + 3]
-
-Operation = tuple[Any, ...]
-path = st.sampled_from([b"a", b"b", b"c", b"a/a", b"a/b", b"b/c", b"a/b/c"])
-number = st.integers(0, 250)
-slot = st.integers(0, 1)
-size = st.sampled_from(SIZES)
-length = st.sampled_from(LENGTHS)
-mode = st.sampled_from([0o600, 0o4755])
-time = st.sampled_from([OLD, OLDER])
-xattr = st.sampled_from([b"user.a", b"user.b"])
-
-
-def one(kind: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Operation]:
-    return st.tuples(st.just(kind), *arguments)
-
-
-operation: st.SearchStrategy[Operation] = st.one_of(
-    one("create", path, mode),
-    one("mkdir", path, mode),
-    one("symlink", path, path),
-    one("link", path, path),
-    one("unlink", path),
-    one("rmdir", path),
-    one("rename", path, path, st.sampled_from([0, 0, NOREPLACE, EXCHANGE])),
-    one("rename", path, path, st.sampled_from([0, 0, NOREPLACE, EXCHANGE])),
-    one("chmod", path, mode),
-    one("utime", path, time, time),
-    one("set_xattr", path, xattr, st.binary(max_size=20)),
-    one("remove_xattr", path, xattr),
-    one("write", path, size, length, number),
-    one("write", path, size, length, number),
-    one("write_anew", path, length, number),
-    one("truncate", path, size),
-    one("open", slot, path),
-    one("write_open", slot, size, length, number),
-    one("read_open", slot, size, length),
-    one("truncate_open", slot, size),
-    one("close", slot),
-    one("look"),
-    one("flush"),
-    one("evict"),
-    one("restart"),
-    one("crash"),
-    one("lose", st.integers(0, 2)),
-    one("find"),
+HISTORIES = histories(
+    one("set_xattr", path, xattr, value), one("open", slot, path), one("restart"), one("crash")
 )
-BEGIN: list[Operation] = [
-    ("mkdir", b"a", 0o755),
-    ("create", b"b", 0o600),
-    ("create", b"a/b", 0o600),
-    ("write", b"b", 0, 2 * BLOCK_BYTES + 3, 1),
-]
 
 
 class Pair:
@@ -90,9 +38,9 @@ class Pair:
         self.model = Face(MemoryVolume())
         self.lost: Path | None = None
 
-    async def play(self, operations: Sequence[Operation]) -> None:
-        """All operations, restarts between volumes; names are compared after each."""
-        rest = list(operations)
+    async def play(self, steps: Sequence[Step]) -> None:
+        """All steps, restarts between volumes; names are compared after each."""
+        rest = list(steps)
         while rest:
             crashed = None
             async with running(self.place.config, self.place.state) as volume:
@@ -172,8 +120,8 @@ def copy_if_there(source: str, target: str) -> None:
 
 BIG = 2 * BLOCK_BYTES + 3
 NEW = ("create", b"a", 0o600)
-SENT: list[Operation] = [("flush",), ("evict",), ("restart",)]
-SHARP_CORNERS: dict[str, list[Operation]] = {
+SENT: list[Step] = [("flush",), ("evict",), ("restart",)]
+SHARP_CORNERS: dict[str, list[Step]] = {
     "what a cut removed does not come back": [
         NEW,
         ("write", b"a", 0, BIG, 7),
@@ -226,16 +174,16 @@ def test_a_sharp_corner(corner: str) -> None:
 
 
 @settings(max_examples=int(ROUNDS or 20), derandomize=not ROUNDS, phases=(Phase.generate,))
-@given(st.lists(operation, min_size=40, max_size=80))
-def test_a_volume_is_dictionaries_of_names_and_bytes(operations: list[Operation]) -> None:
-    play([*BEGIN, *operations])
+@given(HISTORIES)
+def test_a_volume_is_dictionaries_of_names_and_bytes(steps: list[Step]) -> None:
+    play(steps)
 
 
-def play(operations: list[Operation]) -> None:
+def play(steps: list[Step]) -> None:
     root = Path(tempfile.mkdtemp(prefix="aggfs-model-"))
 
     async def both() -> None:
-        await Pair(await make_volume(root)).play(operations)
+        await Pair(await make_volume(root)).play(steps)
 
     try:
         trio.run(both)

@@ -5,11 +5,11 @@ and the kernel run on it; those about aggfs as a whole run on the real engine.
 """
 
 import stat
-import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 
+from aggfs.assemble.world import last_tick_ns
 from aggfs.errors import (
     Exists,
     InvalidMove,
@@ -30,7 +30,7 @@ Children = dict[bytes, tuple[int, int]]  # name -> (number, cookie)
 
 
 def new_row(number: int, mode: int, uid: int, gid: int, rdev: int, target: bytes) -> InodeRow:
-    now = time.time_ns()
+    now = last_tick_ns()
     return InodeRow(
         inode=number.to_bytes(16),
         number=number,
@@ -148,8 +148,9 @@ class MemoryNamespace:
         return self._change(target.number, nlink=0 if is_directory else target.nlink - 1)
 
     def rename_noreplace(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
-        self._check_move(self._find(parent, name), new_parent)
+        moved = self._find(parent, name)
         self._check_free(new_parent, new_name)
+        self._check_move(moved, new_parent)
         self._move(parent, name, new_parent, new_name)
 
     def exchange(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
@@ -197,12 +198,12 @@ class MemoryNamespace:
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
         self.by_number(number)
         self.xattrs.setdefault(number, {})[name] = value
-        self._change(number, ctime_ns=time.time_ns())
+        self._change(number, ctime_ns=last_tick_ns())
 
     def remove_xattr(self, number: int, name: bytes) -> None:
         self.get_xattr(number, name)
         del self.xattrs[number][name]
-        self._change(number, ctime_ns=time.time_ns())
+        self._change(number, ctime_ns=last_tick_ns())
 
     def readdir(self, number: int, after_cookie: int) -> Iterator[tuple[bytes, InodeRow, int]]:
         row = self.by_number(number)
@@ -228,7 +229,7 @@ class MemoryNamespace:
 
     def set_size(self, number: int, size: int) -> None:
         """For the files: what `touch_local` is to the real one."""
-        now = time.time_ns()
+        now = last_tick_ns()
         self._change(number, size=size, mtime_ns=now, ctime_ns=now)
 
     # --- parts ------------------------------------------------------------------------------
@@ -276,18 +277,18 @@ class MemoryNamespace:
         if number in self.children:
             self.parents[number] = parent
         self._touch_directory(parent)
-        self._change(number, ctime_ns=time.time_ns())
+        self._change(number, ctime_ns=last_tick_ns())
 
     def _take(self, parent: int, name: bytes) -> int:
         number, _ = self.children[parent].pop(name)
         self._touch_directory(parent)
-        self._change(number, ctime_ns=time.time_ns())
+        self._change(number, ctime_ns=last_tick_ns())
         return number
 
     def _touch_directory(self, number: int) -> None:
         children = self.children[number]
         row = self.rows[number]
-        now = max(time.time_ns(), row.mtime_ns + 1)
+        now = max(last_tick_ns(), row.mtime_ns + 1)
         below = row.subdirectories
         if len(children) < 1000:  # counting is fine for a model, not for 100,000 entries
             below = sum(child in self.children for child, _ in children.values())

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from tests.support.renaming import renameat2
+from tests.support.stripes import content as noise
+
 SECOND = 1_000_000_000
 OLD, OLDER = 1_000_000_000 * SECOND + 123_456_789, -SECOND - 1
 SET_TIMES = (OLD, OLDER)  # what utime sets; any other time is "when it happened"
@@ -17,7 +20,8 @@ Shown = dict[bytes, tuple[object, ...]]
 
 
 class Twins:
-    """`plain` and `ours`, empty at first; `xattrs` when the plain one's file system has them."""
+    """`plain` and `ours`, empty at first; `xattrs` when the plain one's file system has them.
+    Every operation asserts that both answer the same, a value or an errno."""
 
     def __init__(self, plain: Path, ours: Path) -> None:
         self._tops = os.fsencode(plain), os.fsencode(ours)
@@ -26,16 +30,79 @@ class Twins:
         if self.xattrs:
             os.removexattr(plain, "user.probe")
 
-    def do(self, call: Callable[[bytes], object]) -> object:
-        """`call` gets each top directory; what it returns, or its errno, must be the same."""
+    def _do(self, call: Callable[[bytes], object]) -> None:
+        """`call` gets each top directory."""
         expected, found = (outcome(partial(call, top)) for top in self._tops)
         assert found == expected, f"{found} where the plain directory has {expected}"
-        return expected
 
-    # --- open files ---------------------------------------------------------------------------
+    # --- names --------------------------------------------------------------------------------
+
+    def create(self, path: bytes, mode: int, flags: int = os.O_EXCL) -> None:
+        flags |= os.O_CREAT | os.O_WRONLY
+        self._do(lambda top: os.close(os.open(join(top, path), flags, mode)))
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        self._do(lambda top: os.mkdir(join(top, path), mode))
+
+    def rmdir(self, path: bytes) -> None:
+        self._do(lambda top: os.rmdir(join(top, path)))
+
+    def unlink(self, path: bytes) -> None:
+        self._do(lambda top: os.unlink(join(top, path)))
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        self._do(lambda top: os.symlink(target, join(top, path)))
+
+    def link(self, path: bytes, new: bytes) -> None:
+        self._do(lambda top: os.link(join(top, path), join(top, new), follow_symlinks=False))
+
+    def rename(self, path: bytes, new: bytes, flags: int) -> None:
+        self._do(lambda top: renameat2(join(top, path), join(top, new), flags))
+
+    # --- contents -----------------------------------------------------------------------------
+
+    def write(self, path: bytes, offset: int, length: int, seed: int, flags: int = 0) -> None:
+        def write(top: bytes) -> int:
+            descriptor = os.open(join(top, path), os.O_WRONLY | flags)
+            try:
+                return os.pwrite(descriptor, noise(length, seed), offset)
+            finally:
+                os.close(descriptor)
+
+        self._do(write)
+
+    def append(self, path: bytes, length: int, seed: int) -> None:
+        self.write(path, 0, length, seed, os.O_APPEND)
+
+    def write_anew(self, path: bytes, length: int, seed: int) -> None:
+        self.write(path, 0, length, seed, os.O_TRUNC)
+
+    def truncate(self, path: bytes, size: int) -> None:
+        self._do(lambda top: os.truncate(join(top, path), size))
+
+    # --- attributes ---------------------------------------------------------------------------
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        self._do(lambda top: os.chmod(join(top, path), mode))
+
+    def chown(self, path: bytes, user: int, group: int) -> None:
+        self._do(lambda top: os.chown(join(top, path), user, group, follow_symlinks=False))
+
+    def utime(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        times = (atime_ns, mtime_ns)
+        self._do(lambda top: os.utime(join(top, path), ns=times, follow_symlinks=False))
+
+    def set_xattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+        if self.xattrs:
+            self._do(lambda top: os.setxattr(join(top, path), name, value, flags))
+
+    def remove_xattr(self, path: bytes, name: bytes) -> None:
+        if self.xattrs:
+            self._do(lambda top: os.removexattr(join(top, path), name))
+
+    # --- open files, in slots -----------------------------------------------------------------
 
     def open(self, slot: int, path: bytes, flags: int) -> None:
-        """Open files in both, in place of what the slot held."""
         self.close(slot)
         made = [outcome(lambda top=top: os.open(join(top, path), flags)) for top in self._tops]
         if all(isinstance(one, int) for one in made):
@@ -46,14 +113,30 @@ class Twins:
                 os.close(one)
         assert made[1] == made[0]
 
-    def on_open(self, slot: int, call: Callable[[int], object]) -> None:
+    def _on_open(self, slot: int, call: Callable[[int], object]) -> None:
         """`call` gets the descriptors of a slot; nothing where it is empty."""
         if slot in self._open:
             expected, found = (outcome(partial(call, one)) for one in self._open[slot])
-            assert found == expected
+            assert found == expected, f"{found} where the plain file has {expected}"
+
+    def write_open(self, slot: int, offset: int, length: int, seed: int) -> None:
+        data = noise(length, seed)
+        self._on_open(slot, lambda descriptor: os.pwrite(descriptor, data, offset))
+
+    def read_open(self, slot: int, offset: int, length: int) -> None:
+        self._on_open(slot, lambda descriptor: os.pread(descriptor, length, offset))
+
+    def truncate_open(self, slot: int, size: int) -> None:
+        self._on_open(slot, lambda descriptor: os.ftruncate(descriptor, size))
+
+    def look_at_open(self, slot: int) -> None:
+        self._on_open(slot, status_of)
+
+    def fsync_open(self, slot: int) -> None:
+        self._on_open(slot, os.fsync)
 
     def close(self, slot: int) -> None:
-        """Close both; a dead mount's may fail."""
+        """A dead mount's may fail."""
         plain, ours = self._open.pop(slot, (None, None))
         if plain is not None and ours is not None:
             os.close(plain)
@@ -61,7 +144,6 @@ class Twins:
                 os.close(ours)
 
     def close_all(self) -> None:
-        """Close all there are."""
         for slot in list(self._open):
             self.close(slot)
 
@@ -79,7 +161,7 @@ class Twins:
 
     def compare(self) -> None:
         """Names, attributes and links are the same."""
-        self.do(partial(shown, xattrs=self.xattrs))
+        self._do(partial(shown, xattrs=self.xattrs))
 
     def compare_contents(self) -> None:
         """Every file's bytes are the same."""
@@ -125,6 +207,12 @@ def shown(top: bytes, *, xattrs: bool) -> Shown:
             xattrs_of(full) if xattrs else {},
         )
     return found
+
+
+def status_of(descriptor: int) -> tuple[object, ...]:
+    """What `fstat` tells of an open file, which may have no name any more."""
+    status = os.fstat(descriptor)
+    return oct(status.st_mode), status.st_nlink, status.st_size, moment(status.st_mtime_ns)
 
 
 def moment(time_ns: int) -> int | str:
