@@ -185,10 +185,10 @@ def _collect(pieces: Sequence[Buffer], into: memoryview) -> None:
 
 
 def _turn_direct(descriptor: int) -> bool:
-    """Whether the file takes direct requests from now on."""
+    """Whether the file takes direct requests from now on. Other flags that this could take away
+    mean nothing for a regular file opened by the caller."""
     try:
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_DIRECT)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
@@ -197,8 +197,7 @@ def _turn_direct(descriptor: int) -> bool:
 
 
 def _turn_usual(descriptor: int) -> None:
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
 
 
 def _aligned(size_bytes: int) -> int:
