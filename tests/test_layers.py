@@ -36,8 +36,8 @@ FLOORS = {
     "threads": 1,
     "direct": 1,
 }
-# Inside `engine/`: what lies above `volume` is a feature, a verb of its own that the volume does not
-# know. Modules that are not named here serve all rooms and import none of them.
+# Inside `engine/`: what lies above `volume` is a feature, a verb of its own that the volume does
+# not know. Modules that are not named here serve all rooms and import none of them.
 ENGINE_FLOORS = {
     "recovery": 8,
     "change": 8,
