@@ -69,6 +69,7 @@ from aggfs.sync.holes import Ranges
 from aggfs.sync.merge import advance_cut
 from aggfs.sync.order import ready
 from aggfs.sync.retention import retention
+from aggfs.threads import in_slices
 
 PADDED_FREE = 15  # of 16 bytes of room; the last one is for padding
 TABLES = (
@@ -299,7 +300,7 @@ class _Assembly:
             self.keys, sealer, self.accounts, self.database, self.staging, self.policy.spreading
         )
 
-    def _advance_cut(self, floor: int) -> None:
+    async def _advance_cut(self, floor: int) -> None:
         """With no other device, our floor is the cut: no move below it is ever taken back."""
         others = [
             row.entry
@@ -307,7 +308,7 @@ class _Assembly:
             if key[1:] != self.identity.device and isinstance(row.entry, Member)
         ]
         if all(member.lapsed_after is not None for member in others):
-            advance_cut(self.tree, floor)
+            await in_slices(advance_cut(self.tree, floor))
 
     def _is_stored(self, content: Content) -> bool:
         return all(self.stripes.is_stored(sid) for sid in {e.sid for e in content.extents})

@@ -309,15 +309,14 @@ class LmdbTree:
         rows = self._moves_table.scan(b"", below)
         return [(key, self._moves.decoded(value)) for key, value in rows]
 
-    def drop_moves_below(self, when: bytes) -> None:
-        """Forget the moves below a stamp: they will never be taken back."""
-        while True:
-            rows = self._moves_table.scan(b"", limit=PAGE_ROWS)
-            old = [key for key, _ in rows if key < when]
-            for key in old:
+    def drop_moves_below(self, when: bytes) -> Iterator[None]:
+        """Forget the moves below a stamp, some in a step: they will never be taken back."""
+        after: bytes | None = None
+        while rows := self._moves_table.scan(b"", after, below=when, limit=FEW_ROWS):
+            after = rows[-1][0]
+            for key, _ in rows:
                 self._moves.delete(key)
-            if len(old) < PAGE_ROWS:
-                break
+            yield
 
     # --- the past -----------------------------------------------------------------------------
 

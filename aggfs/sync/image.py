@@ -95,8 +95,8 @@ def _registers(tree: Tree, hidden: _Unpublished) -> Iterator[ImageRow]:
 
 
 def _links(tree: Tree, hidden: _Unpublished) -> Iterator[ImageRow]:
-    """What was before the first logged move, the links as they were then, and the moves."""
-    moves = tree.moves_from(NEVER)
+    """What was before the first move above the cut, the links as they were then, and the moves."""
+    moves = tree.moves_from(tree.cut.to_bytes(8) + NEVER[8:])
     for parent, until, link_id, past in tree.all_past():
         if not moves or until < moves[0][0]:
             yield PastImage(parent, until, link_id, past.name, past.inode, past.since)

@@ -11,7 +11,7 @@ Every mention of an inode makes a row for it, so that entries may come before th
 they rest on. An entry that no honest device writes (`is_acceptable`) is left out by all.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISDIR
 
@@ -231,12 +231,13 @@ def shown_size(tree: Tree, row: InodeRow, known: Content | None = None) -> int:
     return version.content.size if version is not None and version.content is not None else 0
 
 
-def advance_cut(tree: Tree, clock: int) -> None:
+def advance_cut(tree: Tree, clock: int) -> Generator[None, None, None]:
     """No entry below this clock reading will ever come that the tree does not have: moves below
-    it need not be taken back any more, and what comes all the same is left out."""
+    it need not be taken back any more, and what comes all the same is left out. The moves go in
+    steps; those that stay where it ends early go the next time, and mean nothing."""
     if clock > tree.cut:
-        tree.drop_moves_below(clock.to_bytes(8))
         tree.set_cut(clock)
+        yield from tree.drop_moves_below(clock.to_bytes(8))
 
 
 # --- the hot path ---------------------------------------------------------------------------------

@@ -81,7 +81,8 @@ class Tree(Protocol):
     def moves_from(self, when: bytes) -> list[tuple[bytes, MoveRow]]:
         """The moves with this stamp or a later one, in order."""
 
-    def drop_moves_below(self, when: bytes) -> None: ...
+    def drop_moves_below(self, when: bytes) -> Iterator[None]:
+        """Some in a step. What is put on the way is above them."""
 
     # --- the log of the past ------------------------------------------------------------------
 
@@ -223,8 +224,9 @@ class DictTree:
             ((at, row) for at, row in self._moves.items() if at >= when), key=lambda pair: pair[0]
         )
 
-    def drop_moves_below(self, when: bytes) -> None:
+    def drop_moves_below(self, when: bytes) -> Iterator[None]:
         self._moves = {at: row for at, row in self._moves.items() if at >= when}
+        yield
 
     def put_past(self, place: bytes, until: bytes, link: bytes, row: PastRow) -> None:
         self._past[place, until, link] = row

@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggfs.coding.codec import at_once
 from aggfs.model import BLOCK_BYTES, ROOT, Content, Extent, Stamp
 from aggfs.sync.clock import pack
 from aggfs.sync.image import image_of
@@ -112,7 +113,7 @@ def test_both_begin_with_a_checkpoint_alike(history, skew, share) -> None:
     cut = entries[below][0].clock if below < len(entries) else 1 << 62
     ours = DictTree()
     apply_batch(ours, [pair for pair in entries if pair[0].clock < cut])
-    advance_cut(ours, cut)
+    at_once(advance_cut(ours, cut))
     rows = [raw(row) for row in image_of(ours)]
     apply_batch(ours, entries)
     theirs = restore.Tree({})

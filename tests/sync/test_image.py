@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from aggfs.coding.codec import at_once
 from aggfs.errors import Damaged
 from aggfs.formats.checkpoint import (
     EXTENTS_IN_ROW,
@@ -62,15 +63,25 @@ def test_entries_above_the_cut_may_come_before_and_after_a_checkpoint(
     for pair in entries:
         (early if pair[0].clock < cut or chance.random() < 0.5 else late).append(pair)
     tree = folded(early)
-    advance_cut(tree, cut)
+    at_once(advance_cut(tree, cut))
     loaded = DictTree()
     load_image(loaded, through_bytes(image_of(tree)), tree.cut)
     assert loaded.cut == cut
     chance.shuffle(late)
     apply_batch(loaded, late)
     expected = folded(entries)
-    advance_cut(expected, cut)
+    at_once(advance_cut(expected, cut))
     assert facts(loaded) == facts(expected)
+
+
+@given(histories, skews, st.floats(0, 1))
+def test_moves_below_the_cut_that_are_still_there_mean_nothing(history, skew, share) -> None:
+    entries = sorted(all_entries(simulate(history, skew)), key=lambda pair: pair[0])
+    tree = folded(entries)
+    tree.set_cut(entries[int((len(entries) - 1) * share)][0].clock if entries else 0)
+    rows = list(image_of(tree))
+    at_once(tree.drop_moves_below(tree.cut.to_bytes(8)))
+    assert rows == list(image_of(tree))
 
 
 @given(histories, skews)

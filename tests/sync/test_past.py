@@ -5,6 +5,7 @@ from stat import S_IFREG
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggfs.coding.codec import at_once
 from aggfs.model import NOWHERE, ROOT, Create, DeviceId, Place, Placement, Stamp
 from aggfs.sync.clock import pack
 from aggfs.sync.image import image_of, load_image
@@ -58,7 +59,7 @@ def test_the_log_stays_below_the_cut_and_in_a_checkpoint(history, skew, share) -
     tree = DictTree()
     apply_batch(tree, entries)
     before = logged(tree)
-    advance_cut(tree, entries[int((len(entries) - 1) * share)][0].clock if entries else 0)
+    at_once(advance_cut(tree, entries[int((len(entries) - 1) * share)][0].clock if entries else 0))
     assert logged(tree) == before
     loaded = DictTree()
     load_image(loaded, list(image_of(tree)), tree.cut)

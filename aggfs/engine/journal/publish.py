@@ -11,7 +11,7 @@ quorum is in place; the head when more accounts have it than may vanish.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -102,7 +102,7 @@ class Publisher:
         vanishing: Callable[[], int],
         ready: Callable[[Sequence[tuple[int, OutboxRow]]], list[tuple[int, OutboxRow]]],
         on_published: Callable[[Entry], None],
-        on_floor: Callable[[int], None],
+        on_floor: Callable[[int], Awaitable[None]],
     ) -> None:
         """`vanishing` tells how many providers may vanish. `ready` picks the rows that may be
         published now, in order; `on_published` is told, on the loop, of each entry that leaves
@@ -291,7 +291,7 @@ class Publisher:
                 self.state, published=ends, published_at_ns=self._writer.wall_ns()
             )
         )
-        self._on_floor(floor)
+        await self._on_floor(floor)
 
     # --- being the only one -------------------------------------------------------------------
 
