@@ -118,3 +118,37 @@ async def test_a_file_that_is_being_cut_is_not_sent_with_invented_zeros(tmp_path
         await flush(volume)
         await volume.control("evict", {})
         assert await read(volume, b"file") == data[:900]
+
+
+async def test_a_cut_whose_edge_the_disk_refused_is_made_whole_though_another_was_at_that_time(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    old, first, second = content(BIG), BIG - 1, 2 * BLOCK_BYTES - 5
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", old)
+        await flush(volume)
+        await volume.control("evict", {})
+        await write(volume, row, 10, b"edit")
+        file = volume.parts.open_files.edited_file(row.number)
+        assert file is not None
+
+        def cut_without_an_edge(size: int) -> None:
+            """What a truncation leaves whose write was refused."""
+            volume.namespace.touch_local(row.number, size=size)
+            volume.parts.open_files.cut_map(file, size)
+            file.sparse.cut(size)
+            file.unsure = True
+
+        cut_without_an_edge(first)
+        slow(volume, 0.3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush, volume)
+            while not file.target.under_way:
+                await trio.lowlevel.checkpoint()
+            cut_without_an_edge(second)
+        await volume.files.truncate(row.number, BIG)
+        await flush(volume)
+        await volume.control("evict", {})
+        expected = old[:10] + b"edit" + old[14:second]
+        assert await read(volume, b"file") == expected.ljust(BIG, b"\0")

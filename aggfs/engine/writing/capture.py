@@ -125,7 +125,7 @@ class Capture:
             await self._mend(file)
         if file.frozen or self._open_files.edited_file(number) is not file:
             return None
-        if file.shape.locked():  # half truncated: it has its new size, and not yet its new edge
+        if file.shape.locked() or file.unsure:  # it has a new size, and not yet its new edge
             return None
         row = self._namespace.by_number(number)
         if row.nlink == 0:
@@ -144,15 +144,17 @@ class Capture:
         return frozen
 
     async def _mend(self, file: OpenFile) -> None:
-        """Make edits again that others rest on, of what lies under them. See `rests_on`."""
-        for start, end in self._open_files.rests_on(file):
+        """Make edits again that others rest on, of what lies under them. See `rests_on`. It stays
+        unsure where that changed meanwhile."""
+        wanted = self._open_files.rests_on(file)
+        for start, end in wanted:
             for _ in range(2):  # what is here by the records may prove not to be, the first time
                 missing = file.sparse.missing(start, end)
                 if missing and not self._filler.fill_inline(file.target, missing):
                     await self._filler.fill(file.target, self._filler.sources(file.target, missing))
                 file.sparse.edit_clean(start, end)
                 file.sparse.settle()
-        file.unsure = False
+        file.unsure = self._open_files.rests_on(file) != wanted
 
     def _frozen(self, file: OpenFile, row: InodeRow) -> FrozenFile:
         frozen = file.sparse.freeze(row.size)
