@@ -7,10 +7,11 @@ import pytest
 
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
-from aggfs.cache.landing import LandingMemory
+from aggfs.cache.landing import Landing, LandingMemory
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.sums import TABLE
 from aggfs.coding.cipher import XtsUnit
+from aggfs.errors import Busy
 from aggfs.model import BLOCK_BYTES
 from aggfs.sync.holes import Ranges
 
@@ -30,11 +31,16 @@ def noise(seed: int) -> bytes:
     return random.Random(seed).randbytes(SIZE)
 
 
-def land(file: SparseFile, memory: LandingMemory, data: bytes) -> None:
-    room, landed = memory.take(), None
+def prepared(file: SparseFile, room: memoryview, data: bytes) -> Landing:
     landing = file.landings.prepare(0, room)
     for at in range(0, len(data), BLOCK_BYTES):
         landing.add(data[at : at + BLOCK_BYTES])
+    return landing
+
+
+def land(file: SparseFile, memory: LandingMemory, data: bytes) -> None:
+    room = memory.take()
+    landing = prepared(file, room, data)
     assert file.landings.begin(landing, file.removals)
     landing.write()
     landed = file.landings.end(landing, file.removals, written=True)
@@ -85,3 +91,53 @@ def test_what_was_evicted_is_not_there(files):
     file.punch(file.evict(0, SIZE))
     assert file.read_cached(0, SIZE) is None
     assert file.missing(0, SIZE) == [(0, SIZE)]
+
+
+def test_where_something_lands_is_a_hole_that_nobody_else_may_fill_or_edit(files):
+    file, removals = files[0], files[0].removals
+    memory = LandingMemory(RUN_BYTES, count=2)
+    landing, other = (prepared(file, memory.take(), noise(seed)) for seed in (1, 2))
+    assert file.landings.begin(landing, removals)
+    assert not file.landings.begin(other, removals)
+    landing.write()
+    assert file.read_cached(0, SIZE) is None
+    assert file.read(0, SIZE) == (bytes(SIZE), [(0, SIZE)])
+    with pytest.raises(Busy):
+        file.write(SIZE - 1, b"x")
+    file.fill(0, noise(2))
+    assert file.missing(0, SIZE) == [(0, SIZE)]
+    file.landings.end(landing, removals, written=True)
+    assert file.read(0, SIZE) == (noise(1), [])
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda file: file.evict(0, 1),
+        lambda file: file.cut(SIZE - 1),
+        lambda file: file.freeze(SIZE),
+        lambda file: file.retire(),
+    ],
+    ids=["evicted", "cut", "frozen", "given up"],
+)
+def test_what_came_for_a_file_that_is_another_by_now_is_not_there(files, meanwhile):
+    file, removals = files[0], files[0].removals
+    landing = prepared(file, LandingMemory(RUN_BYTES, count=1).take(), noise(1))
+    assert file.landings.begin(landing, removals)
+    landing.write()
+    meanwhile(file)
+    assert file.landings.end(landing, removals, written=True) is None
+    assert file.missing(0, SIZE) == [(0, SIZE)]
+    assert not file.landings.begin(landing, removals)
+
+
+def test_what_the_disk_refused_is_a_hole_and_can_land_again(files):
+    file, memory = files[0], LandingMemory(RUN_BYTES, count=1)
+    room = memory.take()
+    landing = prepared(file, room, noise(1))
+    assert file.landings.begin(landing, file.removals)
+    memory.settle(file.landings.end(landing, file.removals, written=False), room)
+    assert file.read_cached(0, SIZE) is None
+    assert file.missing(0, SIZE) == [(0, SIZE)]
+    land(file, memory, noise(2))
+    assert file.read(0, SIZE) == (noise(2), [])
