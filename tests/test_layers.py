@@ -34,7 +34,7 @@ FLOORS = {
     "model": 1,
     "errors": 1,
     "threads": 1,
-    "direct": 1,
+    "disk": 1,
 }
 # Inside `engine/`: what lies above `volume` is a feature, a verb of its own that the volume does
 # not know. Modules that are not named here serve all rooms and import none of them.

@@ -12,10 +12,11 @@ from aggfs.cache.database import Database
 from aggfs.cache.marks import Marks
 from aggfs.cache.presence import FOR_EVER
 from aggfs.cache.ranges import NewRanges
-from aggfs.cache.sidecar import Sidecar, sync_directory
+from aggfs.cache.sidecar import Sidecar
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.sums import TABLE, CleanSums, sweep
 from aggfs.cache.unitfile import UnitCipher, UnitFile
+from aggfs.disk import sync_directory
 from aggfs.errors import Busy, LocalDiskFailed
 
 _PROBE_BYTES = 1024 * 1024

@@ -29,7 +29,7 @@ from aggfs.cache.unitfile import (
     checksum,
     group_of,
 )
-from aggfs.direct import aligned_memory
+from aggfs.disk import aligned_memory
 
 
 def memory_bytes(size_bytes: int) -> int:

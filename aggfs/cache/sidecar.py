@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from aggfs.cache.marks import RECORD_BYTES, REGION_BYTES, Marks, Region, opened, sealed
 from aggfs.cache.ranges import NewRanges
+from aggfs.disk import sync_directory
 
 LONG_RECORDS = 4096
 EVERYTHING = (0, 1 << 62)
@@ -208,12 +209,3 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> int:
     if data and os.pwrite(descriptor, data, offset) != len(data):
         raise OSError(errno.ENOSPC, "no space for dirty marks")
     return len(data)
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aggfs.cache.unitfile import disk_refusal
+from aggfs.disk import sync_directory
 from aggfs.errors import Damaged
 
 FREE_SLOTS = 8
@@ -92,11 +93,7 @@ class Staging:
         """Make renames durable; what was released before that can be overwritten."""
         with self._lock:
             released, self._released = self._released, []
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(self._directory)
         with self._lock:
             self._free += released
 

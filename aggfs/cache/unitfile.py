@@ -18,7 +18,7 @@ from typing import Protocol, Self
 
 import xxhash
 
-from aggfs import direct
+from aggfs import disk
 from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 
 Buffer = bytes | bytearray | memoryview
@@ -218,7 +218,7 @@ class UnitFile:
         """Write what `raw_form` gave where nobody else reads or writes, in pages of their own: a
         long run past the page cache. Raises OSError."""
         if len(raw) >= DIRECT_BYTES:
-            direct.write_at(self._descriptor, raw, start)
+            disk.write_at(self._descriptor, raw, start)
         else:
             self._write_all(start, raw)
 

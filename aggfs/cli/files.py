@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from aggfs import config as configuration
 from aggfs.cli.places import VolumePlace
 from aggfs.config import Config
-from aggfs.engine.recovery.identity import sync_directory, write_private
+from aggfs.disk import sync_directory
+from aggfs.engine.recovery.identity import write_private
 from aggfs.errors import Busy
 
 

@@ -20,7 +20,7 @@ import stat
 import threading
 from collections.abc import Iterator
 
-from aggfs.direct import read_part, write_whole
+from aggfs.disk import read_part, sync_directory, write_whole
 from aggfs.errors import Refused, Unreachable
 from aggfs.stores.base import ObjectInfo
 from aggfs.stores.threaded import Loan
@@ -226,15 +226,6 @@ def rename_exclusively(source: str, target: str) -> None:
         if number in _NO_EXCLUSIVE_RENAME:
             raise Refused(f"{target}: this file system has no exclusive create")
         raise OSError(number, os.strerror(number), target)
-
-
-def sync_directory(directory: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _told(key: str, entry: "os.DirEntry[str]") -> Iterator[ObjectInfo]:

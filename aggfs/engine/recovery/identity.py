@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aggfs.coding import keys, slots
 from aggfs.coding.slots import OpenedHeader
+from aggfs.disk import sync_directory
 from aggfs.errors import BadConfig, Damaged
 from aggfs.formats.header import Slot
 from aggfs.model import DeviceId, Member
@@ -94,15 +95,6 @@ def write_private(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
     temporary.replace(path)
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def keep_cache_form(state_directory: Path, *, encrypted: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggfs.direct import (
+from aggfs.disk import (
     ALIGNMENT,
     WORTH_BYTES,
     AlignedBuffers,

@@ -1,4 +1,4 @@
-"""Reading and writing local files, large runs of bytes past the page cache.
+"""The local disk: names made durable; files read and written, large runs past the page cache.
 
 What passes through here is written once and seldom read again by this machine: a fragment in a
 directory account, a staged stripe, blocks on their way into a local copy, which the kernel keeps
@@ -57,6 +57,15 @@ class AlignedBuffers:
 
 
 _BUFFERS = AlignedBuffers()
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def aligned_memory(size_bytes: int) -> mmap.mmap:
