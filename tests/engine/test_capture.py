@@ -9,7 +9,7 @@ import trio
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
-from tests.support.running import flush, make_volume, new_file, read, running, write
+from tests.support.running import flush, make_volume, new_file, read, recover, running, write
 from tests.support.stripes import content
 
 BIG = 2 * BLOCK_BYTES + 3
@@ -152,3 +152,21 @@ async def test_a_cut_whose_edge_the_disk_refused_is_made_whole_though_another_wa
         await volume.control("evict", {})
         expected = old[:10] + b"edit" + old[14:second]
         assert await read(volume, b"file") == expected.ljust(BIG, b"\0")
+
+
+async def test_times_that_were_set_while_a_file_was_staged_stay_set(tmp_path: Path) -> None:
+    """As `cp -p` and `touch` do it: the version tells no older times than the file had then."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        capture = volume.parts.flusher._capture
+        row = await new_file(volume, 1, b"file", content(500))
+        taken = await capture.freeze(row.number)
+        data = await capture.read_frozen(taken)
+        set_row = volume.namespace.set_attributes(row.number, mtime_ns=-7)
+        capture.capture(taken, (), inline=data)
+        found = volume.namespace.by_number(row.number)
+        assert (found.mtime_ns, found.ctime_ns) == (-7, set_row.ctime_ns)
+        await flush(volume)
+    state, config = await recover(place, tmp_path / "second")
+    async with running(config, state) as volume:
+        assert volume.namespace.lookup(1, b"file").mtime_ns == -7

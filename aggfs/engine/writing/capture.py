@@ -214,6 +214,13 @@ class Capture:
             frozen.frozen.thaw()
             self._open_files.rest(file)
             return
+        frozen.frozen.release()
+        more = (
+            bool(file.writers)
+            or file.sparse.is_dirty
+            or file.kept_since_freeze < frozen.size
+            or row.size != frozen.size
+        )
         content = Content(
             inode=file.inode,
             version=frozen.version,
@@ -222,15 +229,9 @@ class Capture:
             kept_bytes=min(frozen.kept_bytes, frozen.size),
             extents=extents,
             inline=inline,
-            mtime_ns=frozen.mtime_ns,
-            ctime_ns=frozen.ctime_ns,
-        )
-        frozen.frozen.release()
-        more = (
-            bool(file.writers)
-            or file.sparse.is_dirty
-            or file.kept_since_freeze < frozen.size
-            or row.size != frozen.size
+            # Of later edits the next version tells; times that were set since are this one's.
+            mtime_ns=frozen.mtime_ns if more else row.mtime_ns,
+            ctime_ns=frozen.ctime_ns if more else row.ctime_ns,
         )
         file.unsure = more and bool(inline)
         self._namespace.add_content(content, frozen_at=frozen.frozen_at, unflushed=more)
