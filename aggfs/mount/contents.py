@@ -22,8 +22,19 @@ class ContentHandlers(Handlers):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & os.O_ACCMODE != os.O_RDONLY and is_past(inode):
             raise InThePast("this is a view of an earlier time")
-        await self._open(inode, truncate=bool(flags & os.O_TRUNC))
+        truncate = bool(flags & os.O_TRUNC)
+        await self._open(inode, truncate=truncate)
+        if truncate and ctx.uid:
+            self._drop_privileges(inode)
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
+
+    def _drop_privileges(self, inode: int) -> None:
+        """Take setuid and setgid away, as the kernel does it by itself where it is not us who
+        truncate; from root it does not."""
+        mode = self.namespace.by_number(inode).mode
+        gone = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        if mode & gone:
+            self.namespace.set_attributes(inode, mode=mode & ~gone)
 
     async def create(
         self,
