@@ -12,8 +12,8 @@ class MountOptions:
     `entry_seconds` and `attribute_seconds`: how long the kernel may answer by itself. Only this
     daemon changes the volume behind this mount, and it tells the kernel when it does, so they
     are long. `xattrs` False answers ENOSYS once and for all, which saves one request a write.
-    `writeback_cache` lets the kernel hold written pages back (errors then come at fsync or
-    close). `allow_other`: other users of this machine may enter; needs `user_allow_other` in
+    `writeback_cache` lets the kernel hold written pages back; what does not hold then is in
+    decision 0009. `allow_other`: other users of this machine may enter; needs `user_allow_other` in
     /etc/fuse.conf unless root mounts.
     """
 

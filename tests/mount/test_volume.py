@@ -1,5 +1,6 @@
 """A real volume behind the mount: what stays when the daemon stops, is killed, or starts anew."""
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -110,6 +111,26 @@ def test_what_was_fsynced_survives_a_kill(tmp_path: Path):
             assert database.execute("pragma integrity_check").fetchone() == ("ok",)
             assert database.execute("select count(*) from t").fetchone() == (500,)
         database.close()
+        assert again.unexpected_log() == []
+
+
+def test_a_file_that_replaces_another_while_it_is_open_is_whole_after_a_kill(tmp_path: Path):
+    old, new = b"old" * 10_000, b"newer" * 10_000
+    with served(VOLUME, tmp_path) as folder:
+        path = Path(folder.path) / "f"
+        replace(path, old)
+        directory = os.open(folder.path, os.O_RDONLY)
+        writer = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT)
+        os.write(writer, new)
+        os.rename(path.with_suffix(".new"), path)
+        os.fsync(directory)
+        folder.process.kill()
+        folder.process.wait(60)
+        for descriptor in (writer, directory):
+            with contextlib.suppress(OSError):  # there is nobody to tell
+                os.close(descriptor)
+    with served(VOLUME, tmp_path) as again:
+        assert (Path(again.path) / "f").read_bytes() == new
         assert again.unexpected_log() == []
 
 
