@@ -71,7 +71,7 @@ async def create_volume(
     volume.namespace.add_control(member)
     for one in config.accounts:
         volume.namespace.add_control(account_entry(one))
-    root = SetAttributes(ROOT, None, os.getuid(), os.getgid(), None, None, world.wall_ns())
+    root = SetAttributes(ROOT, None, os.getuid(), os.getgid(), None, None, world.file_ns())
     volume.namespace.set_attributes(1, mode=0o755, uid=root.uid, gid=root.gid)
     volume.parts.database.commit_now()
     await volume.parts.database.close()

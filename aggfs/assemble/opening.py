@@ -155,6 +155,7 @@ class _Assembly:
             self.outbox,
             self.clock,
             wall_ns=self.world.wall_ns,
+            file_ns=self.world.file_ns,
             random_bytes=self.world.random_bytes,
             on_dropped=lambda row: self.open_files.forget(row),
         )
@@ -199,7 +200,7 @@ class _Assembly:
         self.edits_limit = allow_descriptors() // 2
         room = self.room = Room(self._bounds, self._wait_for_progress)
         self.files = Files(
-            database, self.namespace, self.blocks, self.open_files, filler, room, self.world.wall_ns
+            database, self.namespace, self.blocks, self.open_files, filler, room, self.world.file_ns
         )
         self.stripes = self._stripes()
         self.writer = Writer(

@@ -39,7 +39,7 @@ class Slow:
 
 
 def world_at(offset_ns: int) -> World:
-    return replace(THIS_WORLD, wall_ns=lambda: time.time_ns() + offset_ns)
+    return replace(THIS_WORLD, wall_ns=lambda: time.time_ns() + offset_ns, kernel_ns=None)
 
 
 async def test_a_file_may_change_in_every_way_while_it_is_uploaded(tmp_path: Path) -> None:

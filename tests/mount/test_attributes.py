@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aggfs.assemble.world import kernel_ns
 from tests.support.mounting import needs_fuse
 
 pytestmark = needs_fuse
@@ -15,6 +16,13 @@ SETUID_AND_SETGID = 0o6755
 PLAIN = 0o755
 SHARED_DIRECTORY = 0o2775
 IS_ROOT = os.geteuid() == 0
+
+
+def wait_for_a_tick() -> None:
+    """Until what is done gets another time than what was done before."""
+    before = kernel_ns()
+    while kernel_ns() == before:
+        pass
 
 
 def permissions(path: Path) -> int:
@@ -53,10 +61,25 @@ def test_chmod_moves_ctime_and_leaves_mtime(place: Path):
     (place / "f").touch()
     os.utime(place / "f", (1e9, 1e9))
     before = os.stat(place / "f").st_ctime_ns
+    wait_for_a_tick()
     os.chmod(place / "f", 0o600)
     shown = os.stat(place / "f")
     assert shown.st_ctime_ns > before
     assert shown.st_mtime == 1e9
+
+
+def test_what_is_done_later_never_looks_older(place: Path):
+    """Whether the daemon stamps it (a write, a new name) or the kernel does (touch)."""
+    path, newest = place / "f", 0
+    for number in range(100):
+        path.write_bytes(b"%d" % number)
+        written = os.stat(path).st_mtime_ns
+        os.utime(path)
+        touched = os.stat(path).st_mtime_ns
+        os.mkdir(place / str(number))
+        made = os.stat(place / str(number)).st_mtime_ns
+        assert newest <= written <= touched <= made, number
+        newest = made
 
 
 def test_a_write_moves_mtime_and_ctime(place: Path):
@@ -84,6 +107,7 @@ def test_link_and_unlink_move_the_ctime_of_the_file(place: Path):
         lambda: os.rename(place / "f", place / "h"),
     ):
         before = os.stat(place / "h" if (place / "h").exists() else place / "f").st_ctime_ns
+        wait_for_a_tick()
         change()
         after = os.stat(place / "h" if (place / "h").exists() else place / "f").st_ctime_ns
         assert after > before

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from aggfs.assemble.world import last_tick_ns
+from aggfs.assemble.world import kernel_ns
 from aggfs.errors import (
     Exists,
     InvalidMove,
@@ -30,7 +30,7 @@ Children = dict[bytes, tuple[int, int]]  # name -> (number, cookie)
 
 
 def new_row(number: int, mode: int, uid: int, gid: int, rdev: int, target: bytes) -> InodeRow:
-    now = last_tick_ns()
+    now = kernel_ns()
     return InodeRow(
         inode=number.to_bytes(16),
         number=number,
@@ -198,12 +198,12 @@ class MemoryNamespace:
     def set_xattr(self, number: int, name: bytes, value: bytes) -> None:
         self.by_number(number)
         self.xattrs.setdefault(number, {})[name] = value
-        self._change(number, ctime_ns=last_tick_ns())
+        self._change(number, ctime_ns=kernel_ns())
 
     def remove_xattr(self, number: int, name: bytes) -> None:
         self.get_xattr(number, name)
         del self.xattrs[number][name]
-        self._change(number, ctime_ns=last_tick_ns())
+        self._change(number, ctime_ns=kernel_ns())
 
     def readdir(self, number: int, after_cookie: int) -> Iterator[tuple[bytes, InodeRow, int]]:
         row = self.by_number(number)
@@ -229,7 +229,7 @@ class MemoryNamespace:
 
     def set_size(self, number: int, size: int) -> None:
         """For the files: what `touch_local` is to the real one."""
-        now = last_tick_ns()
+        now = kernel_ns()
         self._change(number, size=size, mtime_ns=now, ctime_ns=now)
 
     # --- parts ------------------------------------------------------------------------------
@@ -277,18 +277,18 @@ class MemoryNamespace:
         if number in self.children:
             self.parents[number] = parent
         self._touch_directory(parent)
-        self._change(number, ctime_ns=last_tick_ns())
+        self._change(number, ctime_ns=kernel_ns())
 
     def _take(self, parent: int, name: bytes) -> int:
         number, _ = self.children[parent].pop(name)
         self._touch_directory(parent)
-        self._change(number, ctime_ns=last_tick_ns())
+        self._change(number, ctime_ns=kernel_ns())
         return number
 
     def _touch_directory(self, number: int) -> None:
         children = self.children[number]
         row = self.rows[number]
-        now = max(last_tick_ns(), row.mtime_ns + 1)
+        now = max(kernel_ns(), row.mtime_ns + 1)
         below = row.subdirectories
         if len(children) < 1000:  # counting is fine for a model, not for 100,000 entries
             below = sum(child in self.children for child, _ in children.values())

@@ -46,6 +46,7 @@ class World:
             self.outbox,
             self.clock,
             wall_ns=lambda: next(self._times),
+            file_ns=lambda: next(self._times),
             random_bytes=self._random.randbytes,
             on_dropped=self.dropped.append,
         )

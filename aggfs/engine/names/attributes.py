@@ -35,12 +35,12 @@ class Attributes(Paths):
     """Attributes of a volume's inodes, and changing them."""
 
     def __init__(
-        self, tree: LmdbTree, pending: Pending, orphans: Table, wall_ns: Callable[[], int]
+        self, tree: LmdbTree, pending: Pending, orphans: Table, file_ns: Callable[[], int]
     ) -> None:
         super().__init__(tree)
         self._pending = pending
         self._orphans = orphans
-        self._wall_ns = wall_ns
+        self._file_ns = file_ns
 
     def set_attributes(
         self,
@@ -56,7 +56,7 @@ class Attributes(Paths):
         """Set some; the ctime becomes now unless it is given."""
         row = self.by_number(number)
         permissions = None if mode is None else S_IMODE(mode)
-        ctime_ns = self._wall_ns() if ctime_ns is None else ctime_ns
+        ctime_ns = self._file_ns() if ctime_ns is None else ctime_ns
         times = (_kept(atime_ns), _kept(mtime_ns), _kept(ctime_ns))
         entry = SetAttributes(row.inode, permissions, uid, gid, *times)
         if self._is_private(row):
@@ -123,7 +123,7 @@ class Attributes(Paths):
         if self._is_private(row):
             self._tree.put_xattr(row.inode, name, XattrRow(NEVER, value))
         else:
-            self._pending.do(SetXattr(row.inode, name, value, self._wall_ns()))
+            self._pending.do(SetXattr(row.inode, name, value, self._file_ns()))
 
 
 def _kept(time_ns: int | None) -> int | None:

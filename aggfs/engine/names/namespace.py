@@ -57,12 +57,14 @@ class Namespace(Attributes):
         clock: HybridClock,
         *,
         wall_ns: Callable[[], int],
+        file_ns: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         on_dropped: Callable[[InodeRow], None],
     ) -> None:
-        """`on_dropped` is told of every inode that nobody can reach any more."""
+        """`wall_ns` orders what is done, `file_ns` gives the times that files show; `on_dropped`
+        is told of every inode that nobody can reach any more."""
         pending = Pending(tree, outbox, clock, wall_ns, database.assert_works)
-        super().__init__(tree, pending, database.table("orphans"), wall_ns)
+        super().__init__(tree, pending, database.table("orphans"), file_ns)
         self._random_bytes = random_bytes
         self._on_dropped = on_dropped
 
@@ -118,7 +120,7 @@ class Namespace(Attributes):
         inode = self._random_bytes(16)
         link = inode if S_ISDIR(mode) else self._random_bytes(16)
         placement = Placement(link, inode, directory.inode, name)
-        entry = Create(inode, mode, uid, gid, rdev, target, self._wall_ns(), placement)
+        entry = Create(inode, mode, uid, gid, rdev, target, self._file_ns(), placement)
         self._pending.do(entry, inode if S_ISREG(mode) else b"")
         return self.by_inode(inode)
 
@@ -144,7 +146,7 @@ class Namespace(Attributes):
         if row.nlink >= LINKS_LIMIT:
             raise TooLarge(f"a file has at most {LINKS_LIMIT} names")
         placement = Placement(self._random_bytes(16), row.inode, directory.inode, name)
-        self._pending.do(Place((placement,), self._wall_ns(), (directory.inode,)))
+        self._pending.do(Place((placement,), self._file_ns(), (directory.inode,)))
         return self.by_inode(row.inode)
 
     # --- removing -----------------------------------------------------------------------------
@@ -177,7 +179,7 @@ class Namespace(Attributes):
 
     def _remove(self, directory: InodeRow, shown: Shown, row: InodeRow) -> InodeRow:
         placements = self._moved(shown, directory.inode, NOWHERE, shown.name)
-        entry = Place(placements, self._wall_ns(), (directory.inode,), row.heads)
+        entry = Place(placements, self._file_ns(), (directory.inode,), row.heads)
         last = self._pending.do(entry, frees=((directory.inode, shown.name),))
         return self._after_removal(row.inode, last)
 
@@ -244,7 +246,7 @@ class Namespace(Attributes):
         """Links that were removed get places again, which are free. Their directories come
         first, if these were removed as well. At most `PLACEMENTS_LIMIT`."""
         parents = tuple(dict.fromkeys(placement.parent for placement in placements))
-        self._pending.do(Place(tuple(placements), self._wall_ns(), parents))
+        self._pending.do(Place(tuple(placements), self._file_ns(), parents))
         for placement in placements:
             self._orphans.delete(placement.inode)
 
@@ -293,7 +295,7 @@ class Namespace(Attributes):
         last = self._pending.do(
             Place(
                 placements,
-                self._wall_ns(),
+                self._file_ns(),
                 tuple(dict.fromkeys((source.inode, target.inode))),
                 () if replaced is None else replaced.heads,
             ),
@@ -322,7 +324,7 @@ class Namespace(Attributes):
         placements = _without_twice(placements, back)
         directories = tuple(dict.fromkeys((source.inode, target.inode)))
         self._pending.do(
-            Place(placements, self._wall_ns(), directories),
+            Place(placements, self._file_ns(), directories),
             next((row.inode for row in rows if row.unflushed), b""),
             frees=((source.inode, one.name), (target.inode, other.name)),
         )

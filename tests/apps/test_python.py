@@ -1,0 +1,37 @@
+"""CPython's own tests, of what it knows of file systems, with their directories on the mount."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounting import needs_fuse
+from tests.support.programs import run
+
+pytestmark = needs_fuse
+
+# Debian's libpython3.11-testsuite goes with this interpreter, whatever runs aggfs itself.
+PYTHON = "/usr/bin/python3.11"
+QUICK = (
+    *("test_posix", "test_shutil", "test_pathlib", "test_tempfile", "test_mmap", "test_fcntl"),
+    *("test_dbm", "test_dbm_dumb", "test_dbm_ndbm"),
+)
+
+
+def run_module(module: str, place: Path) -> str:
+    """One of CPython's test modules, in this directory; what it printed. All of it must pass."""
+    command = (PYTHON, "-m", "test", "--verbose", "--tempdir", place, module)
+    return run(*command, at=place, TMPDIR=place, HOME=place)
+
+
+@pytest.mark.parametrize("module", QUICK)
+def test_a_module_of_cpython_passes_on_the_mount(place: Path, module: str):
+    assert "\nOK" in run_module(module, place)
+
+
+def test_what_cpythons_tests_leave_is_nothing(place: Path, cold: Callable[[], None]):
+    run_module("test_tempfile", place)
+    assert list(place.iterdir()) == []
+    cold()
+    assert list(place.iterdir()) == []
+    assert "\nOK" in run_module("test_tempfile", place)
