@@ -37,6 +37,7 @@ TABLE: tuple[tuple[type[Exception], int], ...] = (
     (errors.LocalDiskFailed, errno.EIO),
     (errors.TooFewFragments, errno.EIO),
     (errors.Damaged, errno.EIO),
+    (errors.Forked, errno.EIO),
     (errors.StoreError, errno.EIO),
     (errors.Busy, errno.EBUSY),
     (trio.TooSlowError, errno.EIO),

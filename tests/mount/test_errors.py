@@ -23,6 +23,48 @@ def test_every_refusal_of_the_namespace_has_its_errno(kind):
     assert errno_of("lookup", kind("why")) not in (None, errno.EIO)
 
 
+# What is raised before there is a mount, and the classes that nobody raises.
+NO_HANDLER_MEETS = {
+    *(errors.BadConfig, errors.MountRefused, errors.WrongKey),
+    *(errors.AggfsError, errors.NamespaceError),
+}
+MET = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.AggfsError) and kind not in NO_HANDLER_MEETS
+]
+
+
+@pytest.mark.parametrize("kind", MET)
+def test_every_error_of_ours_was_foreseen(kind):
+    assert any(issubclass(kind, known) for known, _ in TABLE)
+
+
+@pytest.mark.parametrize("name", [*HANDLERS, "forget"])
+async def test_every_handler_stands_what_nobody_foresaw_and_tells_it_once(name, caplog):
+    class Broken(VolumeOperations):
+        def __init__(self):
+            self.faults = Faults()
+
+    async def fail(self, *arguments):
+        raise ExceptionGroup("a nursery", [KeyError(name), OSError(errno.EBADF, "closed")])
+
+    setattr(Broken, name, fail)
+    broken = guarded(Broken)()
+    for _ in range(3):
+        if name == "forget":  # it has no reply
+            await broken.forget([(1, 1)])
+            continue
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await getattr(broken, name)(1, 2, 3)
+        assert caught.value.errno == errno.EIO
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith(f"{name} failed unexpectedly")
+    assert record.exc_info
+    caplog.clear()
+
+
 @pytest.mark.parametrize(
     ("operation", "error", "number"),
     [
