@@ -130,16 +130,18 @@ class Recoding:
             before = len(state.row.places)
             if n < before:
                 return self._take_away(state, n)
-            self._add(state, n)
+            if not self._add(state, n):
+                return False
             await self._parts.database.durable()
         await self._mover.pace.turn((n - before) * size_of(state))
         await self._parts.repairs.repair(sid)
         told((n - before) * size_of(state))
         return True
 
-    def _add(self, state: StripeState, n: int) -> None:
-        """The row has places for the new fragments, and all are told; no await. Raises `NoSpace`,
-        `Unreachable`."""
+    def _add(self, state: StripeState, n: int) -> bool:
+        """The row has places for the new fragments, and all are told; a copy that was left beside
+        a place is what should be there now. False while one of them is being deleted where a put
+        was given up. No await. Raises `NoSpace`, `Unreachable`."""
         row, before = state.row, len(state.row.places)
         held = list(held_by(state))
         held += [frozenset()] * (n - len(held))
@@ -156,12 +158,17 @@ class Recoding:
         if len(found) < n - before:
             raise Unreachable("accounts that should take new fragments do not answer")
         added = tuple(found[index] for index in range(before, n))
+        placed = set(enumerate(added, before))
+        if not placed.isdisjoint(state.attempts):
+            return False
         row = replace(row, places=row.places + added)
-        self._parts.blocks.put_stripe(replace(state, row=row))
+        beside = tuple(one for one in state.moving if one not in placed)
+        self._parts.blocks.put_stripe(replace(state, row=row, moving=beside))
         for index, account in enumerate(added, before):
             if (index, account) not in state.copies():
                 self._parts.accounts.ledger.add(account, size_of(state))
         self._parts.namespace.add_control(PutStripe(row))
+        return True
 
     def _take_away(self, state: StripeState, n: int) -> bool:
         """The row has fewer places, and all are told; what lies at the others is a copy beside,
