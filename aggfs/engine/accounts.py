@@ -7,15 +7,16 @@ transaction as the row that names the object, so it never drifts from the rows.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from aggfs.cache.table import Tables
+from aggfs.engine.arrivals import Arrivals
 from aggfs.errors import QuotaFull, StoreError
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
-from aggfs.stores.base import Store
+from aggfs.stores.base import Buffer, Store
 from aggfs.stores.metered import Figures
 
 TABLES = ("ledger", "objects")
@@ -102,6 +103,7 @@ class Account:
     used_when_asked: int = 0
     foreign_bytes: int = 0
     leaving: bool = False
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
     @property
     def healthy(self) -> bool:
@@ -130,6 +132,16 @@ class Account:
         """What was full for a while may have room again: the next put will tell."""
         if self.full and trio.current_time() - self.full_at >= FULL_SECONDS:
             self.full = False
+
+    async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
+        """Put an object. Raises as its store does; `arrivals` knows what may come of that."""
+        with self.arrivals.put(key):
+            await self.store.put(key, pieces)
+
+    async def delete_for_good(self, key: str) -> bool:
+        """Whether an object is gone now, and no put of this run can bring it back. Never raises
+        `StoreError`: that is noted here."""
+        return not self.arrivals.may_come(key) and await self.delete(key)
 
     async def delete(self, key: str) -> bool:
         """Whether an object is gone now. Never raises `StoreError`: that is noted here."""

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from aggfs.cache.blocks import StripeState
+from aggfs.engine.arrivals import LATE_SECONDS
 from aggfs.engine.moves.move import Mover
 from aggfs.engine.volume import Volume
 from aggfs.engine.works import Works
@@ -14,6 +15,7 @@ from aggfs.errors import Unreachable
 from aggfs.model import AccountId
 from aggfs.placement.rebalance import Move
 from aggfs.stores.faulty import READS, WRITES, Fault, FaultKind, FaultyStore
+from aggfs.threads import without_threads
 from tests.support.running import Place, flush, make_volume, new_file, running
 from tests.support.stripes import content
 
@@ -189,7 +191,10 @@ async def test_an_account_that_does_not_take_it_changes_nothing(tmp_path: Path) 
         assert await mover.settle() == 1  # and may still arrive
 
 
-async def test_what_a_stop_left_beside_a_place_is_deleted_after_it(tmp_path: Path) -> None:
+async def test_what_a_stop_left_beside_a_place_is_deleted_when_it_cannot_arrive_any_more(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    without_threads()
     place = await make_volume(tmp_path, accounts=4)
     async with running(place.config, place.state) as volume:
         state = await filled(volume)
@@ -203,7 +208,17 @@ async def test_what_a_stop_left_beside_a_place_is_deleted_after_it(tmp_path: Pat
         assert now(volume, state).moving == ((0, move.target),)
         assert not await mover_of(volume).move(other)  # its provider may have fragment 0
     async with running(place.config, place.state) as volume:
-        await mover_of(volume).settle()
+        mover = mover_of(volume)
+        await trio.sleep(LATE_SECONDS)  # open for long, and nobody asked
+        assert await mover.settle() == 1
+        target = volume.parts.accounts.get(move.target)
+        assert target is not None
+        key = volume.parts.keys.fragment_name(state.row.epoch, state.row.sid, 0, target.id)
+        late = Path(target.store.place.removeprefix("file://")) / key
+        late.parent.mkdir(exist_ok=True)
+        late.write_bytes(b"on its way for two minutes")
+        await trio.sleep(LATE_SECONDS)
+        assert await mover.settle() == 0
         assert not now(volume, state).moving
         assert fragments(volume, state, place) == before
         await flush(volume)

@@ -16,6 +16,7 @@ from tests.support.movements import (
     fill,
     forget_the_past,
     fragments_at,
+    nothing_comes_late,
     nothing_is_lost_or_left_over,
     read_all,
     sparse_files,
@@ -52,9 +53,11 @@ async def killed_again_and_again(
 
 
 async def ended(volume: Volume) -> None:
+    await nothing_comes_late(volume)
     with trio.fail_after(60):
         while (await volume.control("movement", {}))["state"] == "running":  # noqa: ASYNC110
             await trio.sleep(0.02)
+    await nothing_comes_late(volume)
     await volume.control("look", {})  # a header that was put half way is put again
     await flush(volume)
 
@@ -119,6 +122,7 @@ async def test_compaction_that_is_killed_again_and_again_leaves_all_readable(
         await forget_the_past(volume)
     await killed_again_and_again(place, config, "compact", {}, seed)
     async with running(config, place.state) as volume:
+        await nothing_comes_late(volume)
         assert await read_all(volume, made) == made
         await flush(volume)
         await volume.control("compact", {})

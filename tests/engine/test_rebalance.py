@@ -13,6 +13,7 @@ from tests.support.movements import (
     ask,
     fill,
     fragments_at,
+    nothing_comes_late,
     nothing_is_lost_or_left_over,
     read_all,
 )
@@ -70,6 +71,7 @@ async def test_a_movement_goes_on_after_a_restart(tmp_path: Path) -> None:
         row = await volume.control("movement", {})
         assert row["state"] == "running"
         await until_done(volume)
+        await nothing_comes_late(volume)
         assert await read_all(volume, made) == made
         await flush(volume)
         await nothing_is_lost_or_left_over(volume, place)

@@ -12,6 +12,7 @@ import trio
 
 from aggfs.engine.volume import Volume
 from aggfs.errors import TooFewFragments
+from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from tests.support.running import Place, flush, make_volume, new_file, running
 from tests.support.stripes import content
 
@@ -157,3 +158,23 @@ async def test_without_k_good_fragments_nothing_is_put(tmp_path: Path) -> None:
         assert [path.read_bytes() for path in paths] == bad
         paths[0].write_bytes(good)
         assert bytes(await volume.files.read(number, 0, len(DATA))) == DATA
+
+
+async def test_what_is_staged_still_is_left_to_who_puts_it(tmp_path: Path) -> None:
+    """Who repairs it beside a put may put a fragment where it is no more to be."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        away, *_ = volume.parts.accounts
+        store = FaultyStore(away.store, seed=1)
+        away.store = store
+        store.inject(Fault(FaultKind.HANG, WRITES))
+        await new_file(volume, 1, b"file", DATA)
+        await flush(volume)
+        (state,) = volume.parts.blocks.stripes()
+        assert not state.full
+        before = store.hits.total()
+        away.answered()
+        with trio.fail_after(5):
+            await volume.parts.repairs.repair(state.row.sid)
+        assert store.hits.total() == before
+        store.heal()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import trio
 
+from aggfs.engine.arrivals import LATE_SECONDS
 from aggfs.engine.volume import Volume
-from aggfs.engine.writing.stripes import GRACE_SECONDS
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from aggfs.threads import without_threads
 from tests.support.running import flush, make_volume, new_file, running
@@ -56,7 +56,8 @@ async def test_what_a_put_without_an_answer_left_is_deleted_when_its_account_is_
 ) -> None:
     place = await make_volume(tmp_path, accounts=4)
     async with running(place.config, place.state) as volume:
-        volume.parts.stripes._grace_seconds = 0.5
+        for one in volume.parts.accounts:
+            one.arrivals.late_seconds = 0.5
         away = faulty(volume)[0]
         away.inject(Fault(FaultKind.RESET, WRITES, applied=True))
         away.inject(Fault(FaultKind.DOWN, frozenset({"delete"})))
@@ -96,12 +97,12 @@ async def test_what_a_former_run_gave_up_may_arrive_later_and_is_deleted_then(
         assert where == account.id
         key = volume.parts.keys.fragment_name(state.row.epoch, state.row.sid, index, where)
     async with running(place.config, place.state) as volume:
-        await trio.sleep(GRACE_SECONDS / 2)
+        await trio.sleep(LATE_SECONDS / 2)
         late = Path(account.path) / key
         late.parent.mkdir(exist_ok=True)
         late.write_bytes(b"on its way for a minute")
         blocks = volume.parts.blocks
-        await until(lambda: not blocks.unfinished(), 2 * GRACE_SECONDS)
+        await until(lambda: not blocks.unfinished(), 2 * LATE_SECONDS)
         assert not late.exists()
 
 

@@ -76,7 +76,8 @@ async def test_with_only_k_accounts_writes_are_accepted_and_caught_up_after_a_re
 async def test_what_a_full_account_refuses_goes_elsewhere(tmp_path: Path) -> None:
     place = await make_volume(tmp_path, k=2, n=3, accounts=4)
     async with running(place.config, place.state) as volume:
-        volume.parts.stripes._grace_seconds = 0.2
+        for one in volume.parts.accounts:
+            one.arrivals.late_seconds = 0.2
         crowded = faulty(volume)[0]
         crowded.inject(Fault(FaultKind.QUOTA))
         for number in range(6):

@@ -228,7 +228,7 @@ class Collector:
         if not account.healthy:
             return False
         name = self._parts.keys.fragment_name(row.epoch, row.sid, index, account.id)
-        return await account.delete(name)
+        return await account.delete_for_good(name)
 
     # --- whose, and how much ------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ class Mender:
         self._parts.accounts.ledger.put_object(account_id, key, size)
         await self._parts.database.durable()
         try:
-            await account.store.put(key, pieces)
+            await account.put(key, pieces)
         except StoreError as error:
             account.failed(error)
             raise

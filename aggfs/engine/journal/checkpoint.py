@@ -181,6 +181,6 @@ class Checkpointer:
             account = self._accounts.get(account_id)
             if int.from_bytes(number) >= sequence or account is None:
                 continue
-            if await account.delete(key):
+            if await account.delete_for_good(key):
                 self._accounts.ledger.drop_object(account_id, key)
                 self._table.delete(row)

@@ -17,7 +17,7 @@ else remembers a move, and nothing else has to.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import trio
 from msgspec.structs import replace
@@ -34,10 +34,9 @@ from aggfs.formats.record import Buffer
 from aggfs.model import AccountId, DropStripe, PutStripe
 from aggfs.placement.rebalance import Move, Spread, may_hold
 from aggfs.sync.collection import owner_of
-from aggfs.threads import in_slices
+from aggfs.threads import in_slices, list_in_slices
 
 GET_SECONDS = 60.0
-GRACE_SECONDS = 120.0  # a put that failed may still arrive for so long
 logger = logging.getLogger(__name__)
 
 Beside = Mapping[bytes, tuple[tuple[int, bytes], ...]]
@@ -54,7 +53,7 @@ class Mover:
         self._readers = readers
         self.pace = parts.pace.another()
         self._settling = trio.Lock()
-        self._given_up: dict[tuple[bytes, int, bytes], float] = {}
+        self._former = frozenset(parts.blocks.moving())  # a former run left copies beside them
 
     # --- one move -----------------------------------------------------------------------------
 
@@ -74,12 +73,8 @@ class Mover:
             self._blocks.put_stripe(replace(state, moving=beside))
             self._accounts.ledger.add(move.target, size_of(state))
             await self._parts.database.durable()
-            try:
-                await self.pace.turn(size_of(state))
-                await self._put(state, move.index, target, await self._bytes(state, move.index))
-            except BaseException:
-                self._given_up[move.sid, move.index, move.target] = trio.current_time()
-                raise
+            await self.pace.turn(size_of(state))
+            await self._put(state, move.index, target, await self._bytes(state, move.index))
             return self._arrived(move)
 
     def _allowed(self, state: StripeState, move: Move, target: Account) -> bool:
@@ -164,39 +159,43 @@ class Mover:
 
     # --- what is left beside ------------------------------------------------------------------
 
-    async def settle(self) -> int:
-        """Let the accounts know what has moved, then delete the copies beside; how many are left,
-        because their account does not answer, or a put may still arrive. Raises `Unreachable`
-        while too few accounts take the journal."""
+    async def settle(self, sids: Collection[bytes] | None = None) -> int:
+        """Let the accounts know what has moved, then delete the copies beside these stripes, or
+        all; how many are left, because their account does not answer, or a put may still arrive.
+        Raises `Unreachable` while too few accounts take the journal."""
         async with self._settling:
-            beside = self._beside()
-            if beside:
+            beside = await self._beside(sids)
+            if any(self._answers(account) for copies in beside.values() for _, account in copies):
                 await self._parts.publisher.publish()
                 await self._readers.settled()
-            for sid, copies in beside.items():
-                async with self._parts.repairs.holds.hold(sid):
-                    for index, account in copies:
-                        await self._delete(sid, index, account)
-            await self._parts.database.durable()
-            return sum(map(len, self._beside().values()))
+                for sid, copies in beside.items():
+                    async with self._parts.repairs.holds.hold(sid):
+                        for index, account in filter(lambda one: self._answers(one[1]), copies):
+                            await self._delete(sid, index, account)
+                await self._parts.database.durable()
+            return sum(map(len, (await self._beside(sids)).values()))
 
-    def _beside(self) -> Beside:
-        known = ((sid, self._blocks.stripe(sid)) for sid in self._blocks.moving())
-        return {sid: state.moving for sid, state in known if state is not None}
+    async def _beside(self, sids: Collection[bytes] | None) -> Beside:
+        known = self._blocks.moving() if sids is None else sids
+        states = await list_in_slices(map(self._blocks.stripe, known))
+        return {state.row.sid: state.moving for state in states if state is not None}
+
+    def _answers(self, account_id: bytes) -> bool:
+        """Whether something can be deleted there now, or needs not be any more."""
+        account = self._accounts.get(account_id)
+        return account is None or account.healthy
 
     async def _delete(self, sid: bytes, index: int, account_id: bytes) -> None:
         """Delete one copy that was beside the place when the row was published, if it still is."""
         state = self._blocks.stripe(sid)
         if state is None or (index, account_id) not in state.moving:
             return
-        key = sid, index, account_id
-        failed_at = self._given_up.get(key)
-        if failed_at is not None and trio.current_time() - failed_at < GRACE_SECONDS:
-            return
         account = self._accounts.get(account_id)
-        if account is not None and not await account.delete(self._name(state, index, account_id)):
-            return
-        self._given_up.pop(key, None)
+        if account is not None:
+            if sid in self._former and account.arrivals.former_may_come():
+                return
+            if not await account.delete_for_good(self._name(state, index, account_id)):
+                return
         state = self._blocks.stripe(sid)
         if state is not None and (index, account_id) in state.moving:
             left = tuple(one for one in state.moving if one != (index, account_id))

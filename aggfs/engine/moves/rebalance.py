@@ -130,6 +130,6 @@ async def carry_out(mover: Mover, moves: Sequence[Move], told: Told) -> None:
         for move in moves:
             nursery.start_soon(one, move)
     if moves:
-        await mover.settle()
+        await mover.settle({move.sid for move in moves})
     if failures:
         raise next((one for one in failures if isinstance(one, StoreError)), failures[0])

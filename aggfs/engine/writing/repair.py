@@ -131,7 +131,10 @@ class Repairs:
         return await in_thread(self._make, self._state(sid), good, indices)
 
     async def _repair(self, sid: bytes) -> None:
-        """An account that fails keeps no other from getting what it lacks."""
+        """An account that fails keeps no other from getting what it lacks. What is staged still is
+        put, and placed, by others: two that place one fragment would lose sight of a copy."""
+        if sid in self._staging:
+            return
         failures: list[StoreError] = []
         absent: dict[int, Account] = {}
         for index, account in self._missing(sid).items():
@@ -243,7 +246,7 @@ class Repairs:
 
     async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
         with _noting(account), trio.fail_after(PUT_SECONDS):
-            await account.store.put(self._name(self._state(sid), index, account), pieces)
+            await account.put(self._name(self._state(sid), index, account), pieces)
         self._bad.discard((sid, index))
         self._made.setdefault((sid, index), Patience())
         self._confirm(sid, index)

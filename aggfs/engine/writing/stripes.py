@@ -33,7 +33,6 @@ from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
 from aggfs.threads import in_slices, in_thread
 
-GRACE_SECONDS = 120.0  # a put that was given up may still arrive for so long
 RETRY_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 30.0
 JOBS = 3
@@ -78,7 +77,6 @@ class Stripes:
         policy: Policy,
         *,
         announce: Callable[[StripeRow], None],
-        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """`announce` is told, on the loop, when a stripe reaches its write quorum, and when the
         row of a stored stripe changes after that. `troubles` has the stripes that cannot be sent
@@ -98,8 +96,6 @@ class Stripes:
         self._unstored = dict.fromkeys(
             sid for sid in staging.names() if (state := blocks.stripe(sid)) and not state.announced
         )
-        self._grace_seconds = grace_seconds
-        self._given_up: dict[tuple[bytes, int, bytes], float] = {}
         self.troubles: dict[bytes, str] = {}
 
     # --- what others ask ----------------------------------------------------------------------
@@ -240,9 +236,11 @@ class Stripes:
     async def _send(
         self, sid: bytes, sealed: codec.SealedStripe | None, scratch: codec.Scratch
     ) -> None:
-        state = self._state(sid)
+        state = self._blocks.stripe(sid)
+        if state is None:  # collected since it was looked up
+            return
         missing = [i for i in range(len(state.row.places)) if not state.confirmed >> i & 1]
-        if missing:
+        if missing and (sealed is not None or sid in self._staging):  # else it is to be repaired
             if sealed is None:
                 sealed = codec.load_staged(await in_thread(self._staging.read, sid))
             row = state.row
@@ -331,7 +329,6 @@ class Stripes:
         for index, account in found.items():
             if places[index]:
                 attempts.append((index, places[index]))
-                self._given_up[row.sid, index, places[index]] = trio.current_time()
             if (index, account) in attempts:
                 attempts.remove((index, account))
             else:
@@ -352,18 +349,17 @@ class Stripes:
 
     async def _clean_up(self, sid: bytes) -> None:
         """Delete what given-up puts may have left."""
-        for index, place in self._state(sid).attempts:
-            now = trio.current_time()  # one of a former run may still be under way, too
-            if now - self._given_up.setdefault((sid, index, place), now) < self._grace_seconds:
-                continue
-            self._given_up.pop((sid, index, place), None)
+        known = self._state(sid)
+        row = known.row
+        for index, place in known.attempts:
             account = self._accounts.get(place)
-            row = self._state(sid).row
             if account is not None:
                 key = self._keys.fragment_name(row.epoch, sid, index, account.id)
-                if not await account.delete(key):
+                if account.arrivals.former_may_come() or not await account.delete_for_good(key):
                     continue
-            state = self._state(sid)
+            state = self._blocks.stripe(sid)
+            if state is None:  # collected meanwhile, what may be there included
+                return
             attempts = tuple(one for one in state.attempts if one != (index, place))
             self._blocks.put_stripe(msgspec.structs.replace(state, attempts=attempts))
             size = codec.fragment_bytes(row.sealed_bytes, row.k)
@@ -371,7 +367,8 @@ class Stripes:
 
     async def _finish(self, sid: bytes) -> None:
         """Give the staging file back once every fragment is in place, and that is committed."""
-        if self._state(sid).full:
+        state = self._blocks.stripe(sid)
+        if state is not None and state.full:
             self._database.after_commit(lambda: self._give_back(sid))
 
     def _give_back(self, sid: bytes) -> None:

@@ -135,7 +135,7 @@ async def put_all(
 async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
     try:
         with trio.move_on_after(PUT_SECONDS) as scope:
-            await parcel.account.store.put(parcel.key, parcel.pieces)
+            await parcel.account.put(parcel.key, parcel.pieces)
         if scope.cancelled_caught:
             raise Unreachable(f"account {parcel.account.name} took longer than {PUT_SECONDS:.0f} s")
     except StoreError as error:
