@@ -30,7 +30,7 @@ from aggfs.sync.view import place_of
 TABLES = ("pins",)
 LOOK_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 5.0
-FILES_AT_ONCE = 200
+FILES_AT_ONCE = 16  # a look at a file that is not open takes half a millisecond
 FAILURES_LIMIT = 3
 logger = logging.getLogger(__name__)
 

@@ -59,6 +59,24 @@ async def test_who_waits_for_room_on_the_disk_gets_it_soon(tmp_path: Path) -> No
     await volume.parts.database.close()
 
 
+async def test_a_file_that_goes_while_copies_are_evicted_holds_no_other_up(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        first, last = [await new_file(volume, 1, name, b"x" * 400_000) for name in (b"a", b"c")]
+        await flush(volume)
+        gone = await new_file(volume, 1, b"b", b"x" * 400_000)
+        local, names = volume.parts.local, volume.namespace
+
+        def remove_it(inode: bytes) -> bool:
+            if inode == first.inode:
+                names.drop_unlinked(names.unlink(1, b"b").number)
+            return False
+
+        local.keep_pinned(remove_it)
+        numbers = [first.number, gone.number, last.number]
+        assert await local.evict(numbers) == (2 * 400_000, 0, 0)
+
+
 async def test_what_only_this_device_has_is_never_evicted(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:

@@ -20,7 +20,7 @@ from aggfs.sync.moments import parse_moment
 from aggfs.sync.names import find
 
 TABLES = ("clones",)
-FILES_AT_ONCE = 100
+FILES_AT_ONCE = 16
 PAST_PREFIX = b"/.aggfs/at/"
 
 Answer = dict[str, object]

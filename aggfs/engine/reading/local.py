@@ -81,23 +81,26 @@ class LocalCopies:
         """Make holes of the clean bytes of these files; how many bytes went, how many stay
         because the accounts do not have them, and how many files because they are pinned."""
         evicted = kept = pinned = 0
-        going: list[int] = []
-        for number in numbers:
-            if not pinned_too and self._is_pinned(self._namespace.by_number(number).inode):
-                pinned += 1
-            else:
-                going.append(number)
-        while going:
-            some, going = going[:FILES_AT_ONCE], going[FILES_AT_ONCE:]
-            gone, stays = await self._evict_some(some)
-            evicted, kept = evicted + gone, kept + stays
+        left = list(numbers)
+        while left:
+            some, left = left[:FILES_AT_ONCE], left[FILES_AT_ONCE:]
+            gone, stays, held = await self._evict_some(some, pinned_too=pinned_too)
+            evicted, kept, pinned = evicted + gone, kept + stays, pinned + held
         return evicted, kept, pinned
 
-    async def _evict_some(self, numbers: Sequence[int]) -> tuple[int, int]:
-        kept = 0
+    async def _evict_some(
+        self, numbers: Sequence[int], *, pinned_too: bool
+    ) -> tuple[int, int, int]:
+        kept = pinned = 0
         going: list[tuple[OpenFile, Pairs]] = []
         for number in numbers:
-            if stat.S_ISREG(self._namespace.by_number(number).mode):
+            await trio.lowlevel.checkpoint()
+            if not self._namespace.has_number(number):  # it went while we looked
+                continue
+            row = self._namespace.by_number(number)
+            if not pinned_too and self._is_pinned(row.inode):
+                pinned += 1
+            elif stat.S_ISREG(row.mode):
                 file = self._open_files.use(number)
                 self._whole.pop(number, None)
                 kept += file.sparse.dirty_bytes
@@ -107,7 +110,8 @@ class LocalCopies:
             if ranges:
                 await self._punch(file, ranges)
             self._open_files.rest(file)
-        return sum(end - start for _, ranges in going for start, end in ranges), kept
+        evicted = sum(end - start for _, ranges in going for start, end in ranges)
+        return evicted, kept, pinned
 
     async def _punch(self, file: OpenFile, ranges: Pairs) -> None:
         """A failed sync takes the marks of all files into doubt."""
