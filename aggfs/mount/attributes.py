@@ -40,7 +40,6 @@ class AttributeHandlers(Handlers):
         changes = _changes(attr, fields)
         if not changes:
             return self.replies.attributes(self.namespace.by_number(inode))
-        changes.setdefault("ctime_ns", self.clock())
         return self.replies.attributes(self.namespace.set_attributes(inode, **changes))
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

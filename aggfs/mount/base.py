@@ -1,8 +1,6 @@
 """What all handlers share: the volume, the replies, the counts."""
 
 import stat
-import time
-from collections.abc import Callable
 
 import pyfuse3
 
@@ -16,7 +14,7 @@ from aggfs.mount.served import ServedVolume
 
 
 class Handlers(pyfuse3.Operations):
-    """The ground of the handler classes. `clock` gives nanoseconds since 1970."""
+    """The ground of the handler classes."""
 
     supports_dot_lookup = True
     enable_acl = False
@@ -25,7 +23,6 @@ class Handlers(pyfuse3.Operations):
         self,
         volume: ServedVolume,
         options: MountOptions,
-        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()
         self.enable_writeback_cache = options.writeback_cache
@@ -33,7 +30,6 @@ class Handlers(pyfuse3.Operations):
         self.namespace = volume.namespace
         self.files = volume.files
         self.options = options
-        self.clock = clock
         self.replies = Replies(volume.files, options)
         self.known = KnownInodes(volume.namespace.drop_unlinked)
         self.faults = Faults()

@@ -182,7 +182,7 @@ class MemoryNamespace:
             "gid": gid,
             "atime_ns": atime_ns,
             "mtime_ns": mtime_ns,
-            "ctime_ns": ctime_ns,
+            "ctime_ns": kernel_ns() if ctime_ns is None else ctime_ns,
         }
         return self._change(number, **{k: v for k, v in wanted.items() if v is not None})
 
