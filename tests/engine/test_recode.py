@@ -16,6 +16,7 @@ from tests.support.movements import (
     complaint,
     fill,
     lose,
+    nothing_comes_late,
     nothing_is_lost_or_left_over,
     read_all,
 )
@@ -85,20 +86,19 @@ async def test_more_fragments_are_added_and_taken_away_again(tmp_path: Path) -> 
 
 async def test_a_fragment_that_is_wanted_again_before_it_was_deleted_stays(tmp_path: Path) -> None:
     place = await make_volume(tmp_path, k=2, n=4)
-    async with running(collecting_at_once(place.config), place.state) as volume:
+    config = collecting_at_once(place.config)
+    async with running(config, place.state) as volume:
         made = await fill(volume, 1)
-        stores = []
         for account in volume.parts.accounts:
-            stores.append(FaultyStore(account.store, seed=1))
-            account.store = stores[-1]
-            stores[-1].inject(Fault(FaultKind.DOWN, frozenset({"delete"})))
+            store = FaultyStore(account.store, seed=1)
+            store.inject(Fault(FaultKind.DOWN, frozenset({"delete"})))
+            account.store = store
         await ask(volume, "re-encode", k=2, n=3)
+    async with running(config, place.state) as volume:
         (state,) = volume.parts.blocks.stripes()
         assert [index for index, _ in state.moving] == [3]
-        for account, store in zip(volume.parts.accounts, stores, strict=True):
-            store.heal()
-            account.answered()
         await ask(volume, "re-encode", k=2, n=4)
+        await nothing_comes_late(volume)
         assert codes(volume) == {(2, 4)}
         await settled(volume, place, made)
 
