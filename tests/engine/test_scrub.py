@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from aggfs.engine.volume import Volume
+from aggfs.formats.journal import NAMESPACE
 from aggfs.stores.faulty import Fault, FaultKind
 from tests.support.faults import DOWN, Ground, flushed, new_ground, until_full
 from tests.support.keeping import ledger, lying, opened, stored
@@ -221,3 +222,26 @@ async def test_a_damaged_object_of_journal_or_header_is_found_by_reading_and_mad
         same = sum(after.get(key) == before[key] for key in others)
         assert same >= len(others) - 3  # head, header and checkpoint are new ones
         assert ledger(volume) == lying(ground)
+
+
+async def test_a_lost_object_of_a_segment_is_made_again_when_all_others_tell_what_they_have(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """With one of them away, it might get the same fragment as that one."""
+    ground = await filled(tmp_path, 3, 5)
+    async with opened(ground) as volume:
+        parts, before = volume.parts, ground.clouds.contents()
+        keys, device = parts.keys, parts.checkpointer.device
+        account = next(one for one in parts.accounts if one.name == "a4")
+        key = keys.segment_name(1, device, NAMESPACE, 1, account.id)
+        ground.clouds.objects["a4"].remove(key)
+        with ground.clouds.failing(["a0"], DOWN):
+            found = await scrub(volume, repair=True)
+            assert found["left_records"] == {"a4": [key]}
+            assert ground.read_object("a4", key) is None
+        with trio.fail_after(300):
+            while not all(one.healthy for one in parts.accounts):  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(5)
+        found = await scrub(volume, repair=True)
+        assert (found["repaired_records"], found["left_records"]) == (1, {})
+        assert ground.read_object("a4", key) == before["a4"][key]

@@ -2,7 +2,7 @@
 the header of the volume.
 
 A segment's fragment is made of k others, as one of data is: the same sealed bytes, under an index
-that no other account has. This device's head is put again by its publisher, another's is copied;
+that no other account has. Names tell no index, so all others must answer first. This device's head is put again by its publisher, another's is copied;
 a header comes again as it came first; and what is missing of a checkpoint is replaced by making a
 new one, which costs no more. What cannot be made now is left, and told.
 """
@@ -21,7 +21,7 @@ from aggfs.coding.records import open_record
 from aggfs.engine.accounts import Account
 from aggfs.engine.journal.attend import HeaderRows
 from aggfs.engine.volume import Parts
-from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments
+from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import CONTROL, NAMESPACE
 from aggfs.formats.record import Buffer
@@ -139,7 +139,14 @@ class Mender:
         return sorted(place for place in named if ledger.object_bytes(*place) is not None)
 
     async def _segment(self, places: list[Place], gone: set[Place], done: Mended) -> None:
-        held = [data for place in places if place not in gone and (data := await self.get(*place))]
+        held = []
+        for place in places:
+            if place in gone:
+                continue
+            data = await self.get(*place)
+            if data is None:
+                raise Unreachable("an account that has another fragment of it does not answer")
+            held.append(data)
         made = await in_thread(self._make, held, len(places), len(gone))
         for (account_id, key), pieces in zip(sorted(gone), made, strict=True):
             await self._put(account_id, key, pieces, done)
