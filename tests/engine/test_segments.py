@@ -20,6 +20,7 @@ from aggfs.engine.writing.upload import Spreading
 from aggfs.model import AccountId, Stamp
 from aggfs.stores.faulty import WRITES, Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
+from aggfs.threads import without_threads
 from tests.support.running import (
     Place,
     dump,
@@ -171,6 +172,43 @@ async def test_an_account_that_joins_takes_no_fragment_of_a_segment_that_is_unde
             data = (Path(one.path) / name).read_bytes()
             indices.append(open_header_of_fragment(keys, data).index)
         assert sorted(indices) == [0, 1, 2]
+
+
+async def test_what_a_full_account_does_not_take_of_a_segment_goes_elsewhere(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    without_threads()
+    place = await make_volume(tmp_path, accounts=4)
+    async with running(place.config, place.state) as volume:
+        await flush(volume)
+        stores = faulty(volume)
+        stores[0].inject(Fault(FaultKind.QUOTA, WRITES))
+        full = place.config.accounts[0].id
+        (crowded,) = (one for one in volume.parts.accounts if one.id == full)
+        for number in range(4):
+            crowded.full = False  # nobody knows yet
+            await new_file(volume, 1, b"file%d" % number)
+            await volume.parts.publisher.publish()
+        (late, *_) = [one for one in volume.parts.publisher.pending() if full in one.homes]
+        with trio.fail_after(300):
+            while volume.parts.publisher.pending():  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(1)
+        keys, device = volume.parts.keys, place.config.device
+        indices = []
+        for one in place.config.accounts:
+            name = keys.segment_name(1, device, late.chain, late.sequence, one.id)
+            path = Path(one.path) / name
+            assert path.exists() == (one.id != full)
+            known = volume.parts.accounts.ledger.object_bytes(one.id, name)
+            assert (known is None) == (one.id == full)
+            if path.exists():
+                indices.append(open_header_of_fragment(keys, path.read_bytes()).index)
+        assert sorted(indices) == [0, 1, 2]
+        before = stores[0].hits[FaultKind.QUOTA]
+        await new_file(volume, 1, b"last")
+        await volume.parts.publisher._segments.put_wanted()
+        assert stores[0].hits[FaultKind.QUOTA] == before  # new ones do not even try
+        assert not volume.parts.publisher.pending()
 
 
 # --- the promise of the head ----------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A signed record is sealed and staged once, and it is fixed before the first put which account
 takes which fragment: the same bytes go to the same places until all are there, whatever crashes
-and whichever accounts come and go. A segment is *wanted* until it can be read; from then on it is
+and whichever accounts come and go. Only what a full account does not take goes elsewhere, when it
+is sure that nothing of it will arrive there any more. A segment is *wanted* until it can be read; from then on it is
 *late*, and no publishing waits for the accounts that still lack their fragment of it.
 """
 
@@ -102,9 +103,36 @@ class Segments:
         rows = self._table.scan(_LATE, self._late_turn, limit=LATE_ROUND)
         self._late_turn = rows[-1][0] if len(rows) == LATE_ROUND else _LATE
         for _, row in rows:
-            pending = msgspec.msgpack.decode(row, type=Pending)
-            if any(account.healthy for account in self._missing(pending).values()):
+            pending = await self._without_full(msgspec.msgpack.decode(row, type=Pending))
+            missing = self._missing(pending).values()
+            if any(account.healthy and not account.full for account in missing):
                 await self._put(pending)
+
+    async def _without_full(self, pending: Pending) -> Pending:
+        """What full accounts did not take gets other homes, at providers that have nothing of the
+        segment, where there are such."""
+        for index, full in self._missing(pending).items():
+            other = self._another(pending) if full.full else None
+            name = self._name(pending, full)
+            if other is None or not await full.delete_for_good(name):
+                continue
+            self._accounts.ledger.drop_object(full.id, name)
+            homes = (*pending.homes[:index], other.id, *pending.homes[index + 1 :])
+            pending = msgspec.structs.replace(pending, homes=homes)
+            self._table.put(_key(_LATE, pending), _encode(pending))
+        return pending
+
+    def _another(self, pending: Pending) -> Account | None:
+        """An account with room, of a provider that has, and may have, nothing of a segment."""
+        ledger = self._accounts.ledger
+        there = {
+            account.provider
+            for account in self._accounts
+            if account.id in pending.homes
+            or ledger.object_bytes(account.id, self._name(pending, account)) is not None
+        }
+        others = (one for one in self._accounts.staying() if one.provider not in there)
+        return next((one for one in others if one.healthy and not one.full), None)
 
     def _missing(self, pending: Pending) -> dict[int, Account]:
         """The accounts that lack their fragment, by its index."""
@@ -150,16 +178,14 @@ class Segments:
     def _parcel(
         self, pending: Pending, index: int, account: Account, pieces: list[Buffer]
     ) -> Parcel:
-        name = self._keys.segment_name(
-            self._keys.epoch,
-            self._sealer.device,
-            pending.chain,
-            pending.sequence,
-            account.id,
-        )
+        name = self._name(pending, account)
         parcel = Parcel(index, account, name, pieces)
         self._accounts.ledger.put_object(account.id, name, parcel.size_bytes)
         return parcel
+
+    def _name(self, pending: Pending, account: Account) -> str:
+        keys, device = self._keys, self._sealer.device
+        return keys.segment_name(keys.epoch, device, pending.chain, pending.sequence, account.id)
 
     # --- sealing ------------------------------------------------------------------------------
 

@@ -59,9 +59,17 @@ class Spreading:
         return (self.n - self.k) // self.per_provider
 
     def of(self, accounts: Iterable[Account], *, turn: int) -> Spread:
-        """In a fixed order, turned, so that parity rotates.
+        """In a fixed order, turned, so that parity rotates. Full ones are left out where the others
+        do as well.
+        """
+        known = list(accounts)
+        all_of_them = self._over(known, turn)
+        with_room = self._over([one for one in known if not one.full], turn)
+        as_well = len(with_room.homes) == len(all_of_them.homes) and with_room.k == all_of_them.k
+        return with_room if as_well else all_of_them
 
-        As few of a provider as do. Where there are fewer accounts than n, fewer fragments are
+    def _over(self, accounts: Iterable[Account], turn: int) -> Spread:
+        """As few of a provider as do. Where there are fewer accounts than n, fewer fragments are
         made, and as many providers may still vanish as the data survives; no provider gets as
         many as k.
         """
