@@ -138,6 +138,16 @@ def test_dots_are_the_directory_and_its_parent(w) -> None:
     assert sorted(w.namespace.numbers_under(1)) == [1, number, below]
 
 
+def test_a_directory_that_goes_while_a_tree_is_walked_ends_no_walk(w) -> None:
+    one = w.namespace.create(1, b"1", DIRECTORY, 0, 0).number
+    other = w.namespace.create(1, b"2", DIRECTORY, 0, 0).number
+    walk = w.namespace.numbers_under(1)
+    assert [next(walk), next(walk)] == [1, one]
+    w.namespace.drop_unlinked(w.namespace.rmdir(1, b"1").number)
+    assert not w.namespace.has_number(one)
+    assert list(walk) == [other]
+
+
 def test_nothing_is_made_in_a_directory_that_was_removed(w) -> None:
     number = w.namespace.create(1, b"d", DIRECTORY, 0, 0).number
     file = w.namespace.create(1, b"f", FILE, 0, 0).number

@@ -164,11 +164,15 @@ class Paths:
         return row
 
     def numbers_under(self, number: int) -> Iterator[int]:
-        """An inode and everything below it."""
+        """An inode and everything below it; what comes or goes on the way may be seen or not.
+        Raises `NoEntry`, at the first only."""
         rows: Iterator[InodeRow] = iter((self.by_number(number),))
         levels = [rows]
         while levels:
-            row = next(levels[-1], None)
+            try:
+                row = next(levels[-1], None)
+            except NoEntry:  # a directory that has just gone
+                row = None
             if row is None:
                 levels.pop()
                 continue
