@@ -27,6 +27,7 @@ from aggfs.stores.threaded import Loan
 
 STALE_SECONDS = 3600.0
 _PART = re.compile(r"\.aggfs-[0-9a-f]{16}\.part")
+_RENUMBERING = re.compile(r"(overlay|msdos|vfat|exfat|fuse\S*) ")
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -66,10 +67,18 @@ class Folder:
                 f"{self.root}: there is no such directory; is its disk mounted?"
             ) from error
         with self._lock:
-            if self._identity is None:
-                self._identity = identity
-            if identity != self._identity:
-                raise Unreachable(f"{self.root}: another directory is there now; disk unmounted?")
+            known = self._identity = self._identity or identity
+        if identity != known and not (identity[0] == known[0] and self._may_be_renumbered()):
+            raise Unreachable(f"{self.root}: another directory is there now; disk unmounted?")
+
+    def _may_be_renumbered(self) -> bool:
+        """Whether the root may be the directory that it was, under another inode number. An empty
+        one is not: that is what is to be found out."""
+        with os.scandir(self.root) as entries:
+            if next(entries, None) is None:
+                return False
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return numbers_inodes_anew(os.stat(self.root).st_dev, file.read())
 
     def replace(self, path: str, loan: Loan) -> None:
         """Store what is lent under `path`, durably; what was there is replaced."""
@@ -195,6 +204,18 @@ class Folder:
 def file_system_id(path: str) -> int:
     """What tells one file system from another, the same after a remount where that is possible."""
     return os.statvfs(path).f_fsid or os.stat(path).st_dev
+
+
+def numbers_inodes_anew(device: int, mountinfo: str) -> bool:
+    """Whether a directory of this device may get another inode number when the kernel has
+    forgotten it for a while: so it is where several layers make one file system (containers), with
+    those of sticks and cards, and with many that a program serves."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if number in before.split(" ")[2:3]:
+            return _RENUMBERING.match(after) is not None
+    return False
 
 
 def remove_stale_parts(directory: str) -> None:

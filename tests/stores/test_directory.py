@@ -13,7 +13,12 @@ import pytest
 
 from aggfs.errors import AlreadyThere, NotFound, QuotaFull, Refused, Unreachable
 from aggfs.stores.directory import DirectoryStore, _meaning
-from aggfs.stores.folder import STALE_SECONDS, Folder, rename_exclusively
+from aggfs.stores.folder import (
+    STALE_SECONDS,
+    Folder,
+    numbers_inodes_anew,
+    rename_exclusively,
+)
 from aggfs.stores.threaded import Loan, LoanEnded
 
 REPOSITORY = Path(__file__).parents[2]
@@ -212,6 +217,31 @@ async def test_an_empty_mount_point_does_not_look_like_an_empty_account(store, r
     root.rmdir()
     (root.parent / "unmounted").rename(root)
     assert await store.get("ab/key") == b"x"
+
+
+async def test_another_directory_with_something_in_it_is_another_all_the_same(store, root):
+    await store.put("ab/key", [b"x"])
+    root.rename(root.parent / "elsewhere")
+    root.mkdir()
+    (root / "foreign").touch()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        told_apart = not numbers_inodes_anew(root.stat().st_dev, file.read())
+    with pytest.raises(Unreachable if told_apart else NotFound):
+        await store.get("ab/key")
+
+
+@pytest.mark.parametrize(
+    ("kind", "anew"),
+    [("overlay", True), ("vfat", True), ("fuse.sshfs", True), ("ext4", False), ("nfs4", False)],
+)
+def test_where_inode_numbers_do_not_last_they_tell_no_directories_apart(kind, anew):
+    mountinfo = (
+        "22 1 8:1 / / rw,relatime shared:1 - btrfs /dev/sda1 rw\n"
+        f"36 22 0:33 / /mnt rw,noatime master:1 - {kind} source rw,overlay\n"
+    )
+    assert numbers_inodes_anew(os.makedev(0, 33), mountinfo) is anew
+    assert not numbers_inodes_anew(os.makedev(8, 1), mountinfo)
+    assert not numbers_inodes_anew(os.makedev(9, 9), mountinfo)
 
 
 async def test_a_directory_that_was_emptied_and_removed_below_us_is_made_again(store, root):
