@@ -9,6 +9,7 @@ import trio
 from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
+from aggfs.threads import without_threads
 from tests.support.running import flush, make_volume, new_file, read, recover, running, write
 from tests.support.stripes import content
 
@@ -76,6 +77,27 @@ async def test_a_file_that_is_cut_while_it_is_completed_is_never_sent_with_inven
             known = volume.parts.tree.version(row.inode, known.bases[0]).content
         await volume.control("evict", {})
         assert await read(volume, b"file") == old[:21]
+
+
+async def test_a_file_that_is_emptied_while_its_gaps_are_filled_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    """The next close would tell its program of an error that there was not."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"")
+        await write(volume, row, BIG, b"beyond a gap")
+        file = volume.parts.open_files.edited_file(row.number)
+        assert file is not None
+        without_threads()  # what a worker would do comes after a checkpoint
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush, volume)
+            while not file.frozen:
+                await trio.lowlevel.checkpoint()
+            volume.parts.open_files.start_anew(file)
+        assert file.error is None
+        assert not file.failures
+        assert await read(volume, b"file") == b""
 
 
 async def test_an_inline_content_stays_when_the_file_grew_while_it_was_captured(

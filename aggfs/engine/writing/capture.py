@@ -14,7 +14,7 @@ from aggfs.cache.frozen import Frozen
 from aggfs.engine.names.namespace import Namespace
 from aggfs.engine.reading.fill import Filler
 from aggfs.engine.reading.openfiles import OpenFile, OpenFiles
-from aggfs.errors import AggfsError, NoEntry
+from aggfs.errors import AggfsError, Busy, NoEntry
 from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
 from aggfs.threads import in_thread
 
@@ -186,7 +186,11 @@ class Capture:
             if sources:
                 await self._filler.fill(file.target, sources)
             elif not self._filler.fill_inline(file.target, missing):
-                await in_thread(sparse.zero_ranges, missing)
+                try:
+                    await in_thread(sparse.zero_ranges, missing)
+                except Busy:
+                    if file.sparse is sparse:  # else it was emptied, and takes nothing more
+                        raise
             sparse.settle()
         return False
 
