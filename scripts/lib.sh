@@ -6,6 +6,7 @@ venv=$top/.venv
 # pyfuse3 is built from source (hence the compiler); libisal2 is the fast coder, zfec the fallback.
 packages=(python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3 libisal2)
 test_packages=(strace file) # strace: the crash tests see and break the daemon with it
+test_packages+=(systemd-container) # the units, judged by systemd, in a machine where one can be booted
 # The programs that tests/apps runs on the mount.
 test_packages+=(git rsync make borgbackup libpython3.11-testsuite)
 
