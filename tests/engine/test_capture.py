@@ -4,6 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from aggfs.engine.volume import Volume
@@ -79,8 +80,9 @@ async def test_a_file_that_is_cut_while_it_is_completed_is_never_sent_with_inven
         assert await read(volume, b"file") == old[:21]
 
 
-async def test_a_file_that_is_emptied_while_its_gaps_are_filled_is_no_failure(
-    tmp_path: Path,
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_file_that_is_emptied_or_removed_while_its_gaps_are_filled_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, removed: bool
 ) -> None:
     """The next close would tell its program of an error that there was not."""
     place = await make_volume(tmp_path)
@@ -94,10 +96,15 @@ async def test_a_file_that_is_emptied_while_its_gaps_are_filled_is_no_failure(
             nursery.start_soon(flush, volume)
             while not file.frozen:
                 await trio.lowlevel.checkpoint()
-            volume.parts.open_files.start_anew(file)
+            if removed:
+                volume.namespace.drop_unlinked(volume.namespace.unlink(1, b"file").number)
+            else:
+                volume.parts.open_files.start_anew(file)
         assert file.error is None
         assert not file.failures
-        assert await read(volume, b"file") == b""
+        assert not caplog.messages
+        if not removed:
+            assert await read(volume, b"file") == b""
 
 
 async def test_an_inline_content_stays_when_the_file_grew_while_it_was_captured(

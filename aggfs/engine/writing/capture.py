@@ -4,6 +4,7 @@ Between the two the flusher reads the frozen blocks and stages them. Whatever fa
 capture leaves the file as dirty as it was.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -133,8 +134,10 @@ class Capture:
         frozen = self._frozen(file, row)
         file.frozen = True
         file.kept_since_freeze = row.size
+        complete = False
         try:
-            complete = await self._complete(file, frozen)
+            with contextlib.suppress(Busy):  # it was emptied or is gone, and takes nothing more
+                complete = await self._complete(file, frozen)
         except BaseException:
             self.thaw(frozen)
             raise
@@ -186,11 +189,7 @@ class Capture:
             if sources:
                 await self._filler.fill(file.target, sources)
             elif not self._filler.fill_inline(file.target, missing):
-                try:
-                    await in_thread(sparse.zero_ranges, missing)
-                except Busy:
-                    if file.sparse is sparse:  # else it was emptied, and takes nothing more
-                        raise
+                await in_thread(sparse.zero_ranges, missing)
             sparse.settle()
         return False
 
