@@ -2,9 +2,10 @@
 the header of the volume.
 
 A segment's fragment is made of k others, as one of data is: the same sealed bytes, under an index
-that no other account has. Names tell no index, so all others must answer first. This device's head is put again by its publisher, another's is copied;
-a header comes again as it came first; and what is missing of a checkpoint is replaced by making a
-new one, which costs no more. What cannot be made now is left, and told.
+that no other account has. Names tell no index, so all others must answer first. This device's head
+is put again by its publisher, another's is copied; a header comes again as it came first; and what
+is missing of a checkpoint is replaced by making a new one, which costs no more. What cannot be made
+now is left, and told.
 """
 
 import logging

@@ -3,8 +3,9 @@
 A signed record is sealed and staged once, and it is fixed before the first put which account
 takes which fragment: the same bytes go to the same places until all are there, whatever crashes
 and whichever accounts come and go. Only what a full account does not take goes elsewhere, when it
-is sure that nothing of it will arrive there any more. A segment is *wanted* until it can be read; from then on it is
-*late*, and no publishing waits for the accounts that still lack their fragment of it.
+is sure that nothing of it will arrive there any more. A segment is *wanted* until it can be read;
+from then on it is *late*, and no publishing waits for the accounts that still lack their fragment
+of it.
 """
 
 from collections.abc import Callable, Mapping
