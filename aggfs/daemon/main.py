@@ -10,6 +10,7 @@ durable. Each step has a deadline: the daemon can always be ended.
 import logging
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK_SECONDS = 1.0
 LAST_ANSWERS_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
 SAME_WISH_SECONDS = 1.0
 
 
@@ -75,6 +77,7 @@ async def serve(
     Cancelling is as good as a signal, but for the folder: it goes at once.
     """
     memory.settle()
+    sys.setswitchinterval(SWITCH_SECONDS)  # threads that talk to accounts give way to requests
     herald = Herald(service.manager, partial(volume.control, "status", {}))
     with ticking():
         async with trio.open_nursery() as telling:
