@@ -3,12 +3,16 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from aggfs.engine.care.mend import GAP_SEGMENTS, Mender
 from aggfs.engine.volume import Volume
+from aggfs.formats.fragment import Kind
 from aggfs.formats.journal import NAMESPACE
 from aggfs.stores.faulty import Fault, FaultKind
+from aggfs.threads import in_slices
 from tests.support.faults import DOWN, Ground, flushed, new_ground, until_full
 from tests.support.keeping import ledger, lying, opened, stored
 
@@ -245,3 +249,26 @@ async def test_a_lost_object_of_a_segment_is_made_again_when_all_others_tell_wha
         found = await scrub(volume, repair=True)
         assert (found["repaired_records"], found["left_records"]) == (1, {})
         assert ground.read_object("a4", key) == before["a4"][key]
+
+
+async def test_segments_are_known_behind_a_long_gap(tmp_path: Path, autojump_clock: object) -> None:
+    """Accounts that left took the oldest ones with them."""
+    ground = await filled(tmp_path)
+    async with opened(ground) as volume:
+        parts = volume.parts
+        keys, ledger_of = parts.keys, parts.accounts.ledger
+        state = parts.publisher.state
+        tip = msgspec.structs.replace(state.namespace, sequence=GAP_SEGMENTS + 100)
+        parts.publisher._put_state(msgspec.structs.replace(state, namespace=tip))
+        first = next(iter(parts.accounts))
+        for known in parts.accounts:
+            for sequence in range(1, state.namespace.sequence + 1):
+                device = parts.checkpointer.device
+                name = keys.segment_name(1, device, NAMESPACE, sequence, known.id)
+                ledger_of.drop_object(known.id, name)
+        name = keys.segment_name(1, parts.checkpointer.device, NAMESPACE, tip.sequence, first.id)
+        ledger_of.put_object(first.id, name, 1)
+        groups = await in_slices(Mender(parts).groups_steps())
+        assert (Kind.SEGMENT, [(first.id, name)]) in groups
+        parts.publisher._put_state(state)
+        ledger_of.drop_object(first.id, name)

@@ -96,7 +96,7 @@ class Mender:
         for device in self._parts.tree.members():
             for chain in (CONTROL, NAMESPACE):
                 sequence, gap = 1, 0
-                while gap < GAP_SEGMENTS:
+                while gap < GAP_SEGMENTS or sequence <= self._known_end(device, chain):
                     places = self._objects_of(device, chain, sequence)
                     if places:
                         found.append((Kind.SEGMENT, places))
@@ -112,6 +112,14 @@ class Mender:
                     found.append((None, [(account.id, key)]))
             yield
         return found
+
+    def _known_end(self, device: bytes, chain: int) -> int:
+        """The last sequence of this device's own journal: of what was deleted with accounts that
+        left, there may be long gaps."""
+        if device != self._parts.checkpointer.device:
+            return 0
+        state = self._parts.publisher.state
+        return (state.control if chain == CONTROL else state.namespace).sequence
 
     def _checkpoint_places(self) -> list[list[Place]]:
         """The objects of each part of this device's checkpoint."""
