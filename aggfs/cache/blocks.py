@@ -194,9 +194,10 @@ class Blocks:
         value = self._totals.get(b"stripes")
         return int.from_bytes(value) if value else 0
 
-    def unfinished(self) -> list[bytes]:
-        """The stripes that are not full."""
-        return [key for key, _ in self._unfinished.scan(b"")]
+    def unfinished(self, after: bytes | None = None, *, limit: int | None = None) -> list[bytes]:
+        """The stripes that are not full, or some of them, in order of sid: an account that was
+        emptied leaves that of all."""
+        return [key for key, _ in self._unfinished.scan(b"", after, limit=limit)]
 
     def moving(self) -> list[bytes]:
         """The stripes with copies beside their places."""

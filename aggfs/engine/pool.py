@@ -1,6 +1,7 @@
-"""Memory that is used again: fresh memory for every stripe costs more than all its ciphers."""
+"""Memory that is used again: fresh memory for every stripe costs more than all its ciphers. And
+hands that are used again: as many tasks as work side by side, however much there is to do."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -34,6 +35,22 @@ class Pool(Generic[Item]):
     def give_back(self, item: Item) -> None:
         """Nobody uses it any more, threads included."""
         self._send.send_nowait(item)
+
+
+async def some_at_once(
+    job: Callable[[Item], Awaitable[object]], items: Iterable[Item], count: int
+) -> None:
+    """Do a job for each item, in order, so many side by side. Raises as the jobs do; may be
+    cancelled."""
+    left = iter(items)
+
+    async def work() -> None:
+        for item in left:
+            await job(item)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(work)
 
 
 class Shelf:

@@ -56,8 +56,8 @@ class Waiting:
         parts, now = self._parts, trio.current_time()
         edits, stripes, changes = self._watches.values()
         edits.look(now, [(file.number, file.dirty_since) for file in parts.open_files.edited()])
-        staged = (sid for sid in parts.blocks.unfinished() if not parts.stripes.is_stored(sid))
-        stripes.look(now, staged)
+        staged = map(parts.blocks.stripe, parts.staging.names())
+        stripes.look(now, [one.row.sid for one in staged if one is not None and not one.announced])
         first = parts.outbox.first()
         changes.look(now, [] if first is None else [first[0]])
 

@@ -16,7 +16,7 @@ row. While there are other members nothing is deleted: there is no entry yet by 
 acknowledge.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -25,15 +25,16 @@ from aggfs.coding.codec import fragment_bytes
 from aggfs.engine.care.dying import Dying
 from aggfs.engine.care.roots import unreferenced_steps
 from aggfs.engine.care.upkeep import Upkeep
+from aggfs.engine.pool import some_at_once
 from aggfs.engine.volume import Parts
 from aggfs.errors import Busy
 from aggfs.model import AccountEntry, AccountId, DropStripe, PutStripe, StripeRow
 from aggfs.sync.collection import DyingRow, Phase, Step, active, next_step, owner_of
-from aggfs.threads import in_slices
+from aggfs.threads import in_slices, list_in_slices
 
 PATIENCE_SECONDS = 60.0
 STRIPES_AT_ONCE = 8
-COMMITTED_AT_ONCE = 1000
+ROWS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -66,17 +67,16 @@ class Collector:
             found = Round()
             free = await self._unreferenced()
             mine = {sid for sid in free if self._is_mine(sid)}
-            found.revived_stripes = self._revive(free)
+            found.revived_stripes = await self._revive(free)
             told = [sid for sid in sorted(mine) if not self._dying.get(sid)]
             for count, sid in enumerate(told):
                 found.found_stripes += 1
                 found.found_bytes += self._size_of(sid)
                 self._tell(sid)
-                if count % COMMITTED_AT_ONCE == 0:
-                    await self._parts.database.throttle()
-            if self._with_phase(Phase.TOLD):
+                await self._give_turns(count)
+            if await self._with_phase(Phase.TOLD):
                 await self._parts.publisher.publish()
-            self._begin_grace()
+            await self._begin_grace()
             await self._unmark_all(free)
             await self._delete_all(found)
             found.notes = tuple(self._notes())
@@ -85,7 +85,7 @@ class Collector:
     async def advance(self) -> None:
         """Go on with what needs no look at references: begin graces, delete."""
         async with self._lock:
-            self._begin_grace()
+            await self._begin_grace()
             await self._delete_all(Round())
 
     async def look(self) -> Round:
@@ -123,8 +123,18 @@ class Collector:
         self._parts.namespace.add_control(DropStripe(sid))
         self._dying.put(sid, DyingRow(Phase.TOLD, self._upkeep.seconds()))
 
-    def _with_phase(self, phase: Phase) -> list[bytes]:
-        return [sid for sid, row in self._dying.rows() if row.phase == phase]
+    async def _rows(self) -> list[tuple[bytes, DyingRow]]:
+        """Who frees much has many of them."""
+        return await list_in_slices(self._dying.rows())
+
+    async def _give_turns(self, count: int) -> None:
+        """After some rows: let others have their turn, and the disk take what was put."""
+        if count % ROWS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+            await self._parts.database.throttle()
+
+    async def _with_phase(self, phase: Phase) -> list[bytes]:
+        return [sid for sid, row in await self._rows() if row.phase == phase]
 
     def _next_step(self, row: DyingRow, *, referenced: bool, published: bool) -> Step:
         return next_step(
@@ -136,11 +146,12 @@ class Collector:
             silent=self._silent(),
         )
 
-    def _revive(self, free: Iterable[bytes]) -> int:
+    async def _revive(self, free: Collection[bytes]) -> int:
         """Take the intent back where something refers to the stripe after all; how often."""
-        known, count = set(free), 0
-        for sid, row in list(self._dying.rows()):
-            if self._next_step(row, referenced=sid not in known, published=False) is Step.REVIVE:
+        count = 0
+        for number, (sid, row) in enumerate(await self._rows()):
+            await self._give_turns(number)
+            if self._next_step(row, referenced=sid not in free, published=False) is Step.REVIVE:
                 state = self._parts.blocks.stripe(sid)
                 if state is not None:
                     self._parts.namespace.add_control(PutStripe(state.row))
@@ -148,8 +159,8 @@ class Collector:
                 count += 1
         return count
 
-    def _begin_grace(self) -> None:
-        told = self._with_phase(Phase.TOLD)
+    async def _begin_grace(self) -> None:
+        told = await self._with_phase(Phase.TOLD)
         if not told:
             return
         state = self._parts.publisher.state
@@ -157,7 +168,8 @@ class Collector:
             return
         rows = self._parts.outbox.rows()
         waiting = {row.entry.sid for _, row in rows if isinstance(row.entry, DropStripe)}
-        for sid in told:
+        for count, sid in enumerate(told):
+            await self._give_turns(count)
             row = self._dying.get(sid)
             if row is None:
                 continue
@@ -167,12 +179,11 @@ class Collector:
 
     async def _unmark_all(self, free: set[bytes]) -> None:
         """Take the rows of those whose grace is over, before any of their objects goes."""
-        for count, (sid, row) in enumerate(list(self._dying.rows())):
+        for count, (sid, row) in enumerate(await self._rows()):
             step = self._next_step(row, referenced=sid not in free, published=False)
             if step is Step.UNMARK:
                 await self._unmark(sid)
-            if count % COMMITTED_AT_ONCE == 0:
-                await self._parts.database.throttle()
+            await self._give_turns(count)
         await self._parts.database.durable()
 
     async def _unmark(self, sid: bytes) -> None:
@@ -189,17 +200,8 @@ class Collector:
 
     async def _delete_all(self, found: Round) -> None:
         """Delete what can be deleted now of all whose marks are gone, on the disk."""
-        limiter = trio.CapacityLimiter(STRIPES_AT_ONCE)
-
-        async def delete(sid: bytes) -> None:
-            async with limiter:
-                await self._delete(sid, found)
-
-        doomed = self._with_phase(Phase.DELETING)
-        for start in range(0, len(doomed), COMMITTED_AT_ONCE):
-            async with trio.open_nursery() as nursery:
-                for sid in doomed[start : start + COMMITTED_AT_ONCE]:
-                    nursery.start_soon(delete, sid)
+        doomed = await self._with_phase(Phase.DELETING)
+        await some_at_once(lambda sid: self._delete(sid, found), doomed, STRIPES_AT_ONCE)
 
     async def _delete(self, sid: bytes, found: Round) -> None:
         row = self._dying.get(sid)

@@ -201,7 +201,11 @@ def _missing(blocks: Blocks, extent: Extent) -> str:
 
 def _stripes(state: State) -> Found:
     tree, blocks, dying = LmdbTree(state.tables), Blocks(state.tables), Dying(state.tables)
-    unfinished, moving = set(blocks.unfinished()), set(blocks.moving())
+    unfinished, moving = set[bytes](), set[bytes]()
+    for name, known_sids in (("unfinished", unfinished), ("moving", moving)):
+        for sid, _ in _rows(state.tables, name):
+            known_sids.add(sid)
+            yield None
     count = 0
     for known in _states(blocks):
         count += 1

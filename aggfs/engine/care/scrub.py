@@ -28,6 +28,7 @@ from aggfs.engine.care.compare import Compared, compare_steps
 from aggfs.engine.care.dying import Dying
 from aggfs.engine.care.upkeep import Upkeep
 from aggfs.engine.listing import Listing
+from aggfs.engine.pool import some_at_once
 from aggfs.engine.progress import tell
 from aggfs.engine.volume import Parts
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
@@ -37,6 +38,7 @@ AT_ONCE = 4
 LOOKS_AT_ONCE = 8
 CALL_SECONDS = 60.0
 STRIPES_AT_ONCE = 64
+NOTED_AT_ONCE = 1000
 MISSING, WRONG_SIZE, DAMAGED = "missing", "wrong size", "damaged"
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -116,10 +118,10 @@ class Scrubber:
         """Of what seems wrong, that which is. Raises `StoreError`: then nothing is known."""
         faults: list[Fault] = []
         failures: list[StoreError] = []
-        limiter = trio.CapacityLimiter(LOOKS_AT_ONCE)
 
-        async def look(sid: bytes, index: int) -> None:
-            async with limiter, self._parts.repairs.holds.hold(sid):
+        async def look(one: tuple[bytes, int]) -> None:
+            sid, index = one
+            async with self._parts.repairs.holds.hold(sid):
                 if failures:
                     return
                 try:
@@ -130,9 +132,7 @@ class Scrubber:
                 if what:
                     faults.append(Fault(sid, index, account.name, what))
 
-        async with trio.open_nursery() as nursery:
-            for sid, index in (*compared.missing, *compared.wrong_size):
-                nursery.start_soon(look, sid, index)
+        await some_at_once(look, (*compared.missing, *compared.wrong_size), LOOKS_AT_ONCE)
         if failures:
             raise failures[0]
         return sorted(faults, key=lambda fault: (fault.sid, fault.index))
@@ -216,20 +216,15 @@ class Scrubber:
             yield [state.row.sid for state in page]
 
     async def _read_all(self, sids: list[bytes], found: Findings, *, repair: bool) -> None:
-        limiter = trio.CapacityLimiter(AT_ONCE)
-
         async def read(sid: bytes) -> None:
-            async with limiter:
-                faults = await self._read(sid, found)
-                found.faults += faults
-                if repair and faults:
-                    for fault in faults:
-                        self._parts.repairs.note(sid, fault.index)
-                    await self._repair(sid, faults, found)
+            faults = await self._read(sid, found)
+            found.faults += faults
+            if repair and faults:
+                for fault in faults:
+                    self._parts.repairs.note(sid, fault.index)
+                await self._repair(sid, faults, found)
 
-        async with trio.open_nursery() as nursery:
-            for sid in sids:
-                nursery.start_soon(read, sid)
+        await some_at_once(read, sids, AT_ONCE)
 
     async def _read(self, sid: bytes, found: Findings) -> list[Fault]:
         faults: list[Fault] = []
@@ -270,23 +265,21 @@ class Scrubber:
         """Make again what was found bad: all of it is noted first, so that it is made even if
         this is cut short."""
         by_stripe: dict[bytes, list[Fault]] = {}
-        for fault in found.faults:
+        for count, fault in enumerate(found.faults, 1):
             by_stripe.setdefault(fault.sid, []).append(fault)
             self._parts.repairs.note(fault.sid, fault.index)
+            if count % NOTED_AT_ONCE == 0:
+                await self._parts.database.throttle()
         await self._parts.database.durable()
-        limiter = trio.CapacityLimiter(AT_ONCE)
         done = 0
 
-        async def repair(sid: bytes, faults: list[Fault]) -> None:
+        async def repair(one: tuple[bytes, list[Fault]]) -> None:
             nonlocal done
-            async with limiter:
-                await self._repair(sid, faults, found)
+            await self._repair(*one, found)
             done += 1
             tell(f"{done} of {len(by_stripe)} stripes repaired")
 
-        async with trio.open_nursery() as nursery:
-            for sid, faults in by_stripe.items():
-                nursery.start_soon(repair, sid, faults)
+        await some_at_once(repair, by_stripe.items(), AT_ONCE)
 
     async def _repair(self, sid: bytes, faults: list[Fault], found: Findings) -> None:
         """What was noted is made again; what cannot be now stays noted, for the background."""

@@ -35,6 +35,7 @@ from aggfs.threads import in_thread
 GET_SECONDS = 60.0
 PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
+STRIPES_AT_ONCE = 1000
 AGAIN_LIMIT_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
 
@@ -95,23 +96,29 @@ class Repairs:
         pause = PAUSE_SECONDS
         while True:
             self._work = trio.Event()
-            before = len(self._todo())
-            await self.repair_all()
-            left = len(self._todo())
-            pause = PAUSE_SECONDS if left < before else min(2 * pause, LONGEST_PAUSE_SECONDS)
+            mended = await self.repair_all()
+            pause = PAUSE_SECONDS if mended else min(2 * pause, LONGEST_PAUSE_SECONDS)
             with trio.move_on_after(pause):
                 await self._work.wait()
 
-    def _todo(self) -> list[bytes]:
-        return [sid for sid in self._blocks.unfinished() if sid not in self._staging]
+    async def repair_all(self) -> bool:
+        """One round; whether something was made whole. Never raises for an account's fault."""
+        mended = False
+        after: bytes | None = None
+        while page := self._blocks.unfinished(after, limit=STRIPES_AT_ONCE):
+            after = page[-1]
+            for sid in page:
+                before = self._confirmed_count(sid)
+                try:
+                    await self.repair(sid)
+                except (StoreError, Damaged, TooFewFragments) as error:
+                    logger.info("repair of stripe %s must wait: %s", sid.hex(), error)
+                mended = mended or self._confirmed_count(sid) > before
+        return mended
 
-    async def repair_all(self) -> None:
-        """One round. Never raises for an account's fault."""
-        for sid in self._todo():
-            try:
-                await self.repair(sid)
-            except (StoreError, Damaged, TooFewFragments) as error:
-                logger.info("repair of stripe %s must wait: %s", sid.hex(), error)
+    def _confirmed_count(self, sid: bytes) -> int:
+        state = self._blocks.stripe(sid)
+        return 0 if state is None else state.confirmed_count
 
     async def repair(self, sid: bytes) -> None:
         """Bring the missing fragments of a stripe back, as far as their accounts answer.

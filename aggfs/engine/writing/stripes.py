@@ -7,7 +7,6 @@ staging file given back. After a restart `run` goes on where the rows say.
 """
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -387,18 +386,24 @@ class Stripes:
         """Bring what is missing into the accounts, for ever, less and less often in vain."""
         pause = RETRY_SECONDS
         while True:
-            before = self._blocks.unfinished()
-            await self.catch_up()
-            left = len(self._blocks.unfinished())
-            pause = RETRY_SECONDS if left < len(before) else min(pause * 2, RETRY_LIMIT_SECONDS)
-            await trio.sleep(pause if left else RETRY_SECONDS)
+            done = await self.catch_up()
+            pause = RETRY_SECONDS if done else min(pause * 2, RETRY_LIMIT_SECONDS)
+            await trio.sleep(pause if self._blocks.unfinished(limit=1) else RETRY_SECONDS)
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> bool:
         """One round over stripes that are not full and not under way: those first that no entry
-        can name yet, the others in turns."""
+        can name yet, the others in turns. Whether something was brought in place."""
+        chosen = {*self._unstored_ones(), *self._next_ones()}
+        before = self._confirmed(chosen)
         async with trio.open_nursery() as nursery:
-            for sid in {*self._unstored_ones(), *self._next_ones()}:
+            for sid in chosen:
                 nursery.start_soon(self._send_later, sid)
+        return self._confirmed(chosen) > before
+
+    def _confirmed(self, sids: Iterable[bytes]) -> int:
+        """How many fragments of these stripes are in place."""
+        states = map(self._blocks.stripe, sids)
+        return sum(state.confirmed_count for state in states if state is not None)
 
     def _unstored_ones(self) -> Iterable[bytes]:
         found = list(islice(self._unstored, ROUND))
@@ -408,10 +413,11 @@ class Stripes:
         return found
 
     def _next_ones(self) -> Iterable[bytes]:
-        unfinished = self._blocks.unfinished()
-        turn = bisect_right(unfinished, self._last_looked_at)
+        known = self._blocks.unfinished(self._last_looked_at, limit=LOOKED_AT)
+        if len(known) < LOOKED_AT:
+            known += self._blocks.unfinished(limit=LOOKED_AT - len(known))
         found: list[bytes] = []
-        for sid in (unfinished[turn:] + unfinished[:turn])[:LOOKED_AT]:
+        for sid in known:
             if len(found) == ROUND:
                 break
             self._last_looked_at = sid
