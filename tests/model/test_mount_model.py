@@ -110,7 +110,7 @@ class Mounted:
 
 
 # To shrink what failed would take minutes.
-@settings(max_examples=int(ROUNDS or 12), derandomize=not ROUNDS, phases=(Phase.generate,))
+@settings(max_examples=int(ROUNDS or 8), derandomize=not ROUNDS, phases=(Phase.generate,))
 @given(HISTORIES)
 def test_the_mount_is_a_plain_directory(steps: list[Step]):
     top = Path(tempfile.mkdtemp(prefix="aggfs-twins-"))

@@ -173,7 +173,7 @@ def test_a_sharp_corner(corner: str) -> None:
     play([step for each in SHARP_CORNERS[corner] for step in (each, ("look",))])
 
 
-@settings(max_examples=int(ROUNDS or 20), derandomize=not ROUNDS, phases=(Phase.generate,))
+@settings(max_examples=int(ROUNDS or 15), derandomize=not ROUNDS, phases=(Phase.generate,))
 @given(HISTORIES)
 def test_a_volume_is_dictionaries_of_names_and_bytes(steps: list[Step]) -> None:
     play(steps)
