@@ -77,6 +77,21 @@ async def test_a_file_that_goes_while_copies_are_evicted_holds_no_other_up(tmp_p
         assert await local.evict(numbers) == (2 * 400_000, 0, 0)
 
 
+async def test_room_that_a_stop_kept_from_being_given_back_is_given_back_later(
+    tmp_path: Path,
+) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", b"x" * 400_000)
+        await flush(volume)
+        volume.parts.open_files.use(row.number).sparse.evict(0, 400_000)  # and no more
+    async with running(place.config, place.state) as volume:
+        files, local = volume.parts.sparse_files, volume.parts.local
+        assert sum(size for _, _, size in files.usage()) >= 400_000
+        assert await local.evict([row.number]) == (0, 0, 0)
+        assert sum(size for _, _, size in files.usage()) < 40_000
+
+
 async def test_what_only_this_device_has_is_never_evicted(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:

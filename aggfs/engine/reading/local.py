@@ -91,7 +91,7 @@ class LocalCopies:
     async def _evict_some(
         self, numbers: Sequence[int], *, pinned_too: bool
     ) -> tuple[int, int, int]:
-        kept = pinned = 0
+        evicted = kept = pinned = 0
         going: list[tuple[OpenFile, Pairs]] = []
         for number in numbers:
             await trio.lowlevel.checkpoint()
@@ -104,13 +104,14 @@ class LocalCopies:
                 file = self._open_files.use(number)
                 self._whole.pop(number, None)
                 kept += file.sparse.dirty_bytes
-                going.append((file, self._make_holes(file)))
+                stored = self._stored(file, row)
+                evicted += sum(self._make_holes(file, pair) for pair in stored)
+                going.append((file, stored))
         await self._database.durable()  # bytes go only after the rows that replace them
         for file, ranges in going:
             if ranges:
                 await self._punch(file, ranges)
             self._open_files.rest(file)
-        evicted = sum(end - start for _, ranges in going for start, end in ranges)
         return evicted, kept, pinned
 
     async def _punch(self, file: OpenFile, ranges: Pairs) -> None:
@@ -121,17 +122,21 @@ class LocalCopies:
             self._database.give_up(str(error))
             raise
 
-    def _make_holes(self, file: OpenFile) -> Pairs:
-        """What of a file the accounts have too is a hole now; its ranges."""
-        ranges: Pairs = []
+    def _stored(self, file: OpenFile, row: InodeRow) -> Pairs:
+        """The ranges of a file that the accounts have too; none while it is edited. What is a hole
+        of them may still take room: a stop came before that was given back."""
         if file.edited or file.frozen or file.writers:
-            return ranges
-        row = self._namespace.by_number(file.number)
-        for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES)):
-            if self._is_stored(extent.sid):
-                start = extent.block * BLOCK_BYTES
-                ranges += file.sparse.evict(start, min(_end(extent), row.size))
-        return ranges
+            return []
+        return [
+            (extent.block * BLOCK_BYTES, min(_end(extent), row.size))
+            for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
+            if self._is_stored(extent.sid)
+        ]
+
+    @staticmethod
+    def _make_holes(file: OpenFile, stored: tuple[int, int]) -> int:
+        """What is here of a range is a hole now; how many bytes."""
+        return sum(end - start for start, end in file.sparse.evict(*stored))
 
     # --- limits -------------------------------------------------------------------------------
 
