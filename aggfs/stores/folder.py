@@ -61,24 +61,22 @@ class Folder:
         account, nor be filled.
         """
         try:
-            identity = (file_system_id(self.root), os.stat(self.root).st_ino)
+            identity = (file_system_id(self.root), self._inode_number())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Unreachable(
                 f"{self.root}: there is no such directory; is its disk mounted?"
             ) from error
         with self._lock:
-            known = self._identity = self._identity or identity
-        if identity != known and not (identity[0] == known[0] and self._may_be_renumbered()):
-            raise Unreachable(f"{self.root}: another directory is there now; disk unmounted?")
+            if self._identity is None:
+                self._identity = identity
+            if identity != self._identity:
+                raise Unreachable(f"{self.root}: another directory is there now; disk unmounted?")
 
-    def _may_be_renumbered(self) -> bool:
-        """Whether the root may be the directory that it was, under another inode number. An empty
-        one is not: that is what is to be found out."""
-        with os.scandir(self.root) as entries:
-            if next(entries, None) is None:
-                return False
+    def _inode_number(self) -> int:
+        """The root's, 0 where such numbers do not last: then only its file system tells."""
+        status = os.stat(self.root)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return numbers_inodes_anew(os.stat(self.root).st_dev, file.read())
+            return 0 if numbers_inodes_anew(status.st_dev, file.read()) else status.st_ino
 
     def replace(self, path: str, loan: Loan) -> None:
         """Store what is lent under `path`, durably; what was there is replaced."""
