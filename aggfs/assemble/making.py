@@ -111,6 +111,7 @@ async def recover_volume(
         try:
             recovery = Recovery(found, accounts, database, report)
             await recovery.fill()
+            recovery.tell_devices()
             opened = recovery.join(
                 identity, device_name, random_bytes=world.random_bytes, wall_ns=world.wall_ns
             )

@@ -15,7 +15,9 @@ async def test_after_a_recovery_the_lost_device_can_be_taken_out(tmp_path: Path)
         await new_file(volume, 1, b"file", bytes(300_000))
         await flush(volume)
     shutil.rmtree(place.state)
-    state, config = await recover(place, tmp_path / "again")
+    told: list[str] = []
+    state, config = await recover(place, tmp_path / "again", report=told.append)
+    assert told[-1].startswith(f"still members: {place.config.device_name}; take out each that is")
     lost = place.config.device.hex()
     async with running(config, state) as volume:
         listed = (await volume.control("device-list", {}))["devices"]
@@ -35,3 +37,5 @@ async def test_after_a_recovery_the_lost_device_can_be_taken_out(tmp_path: Path)
         assert [one["lapsed"] for one in listed if one["id"] == lost] == [True]
         assert volume.parts.tree.members()[place.config.device].lapsed_after > 0
         assert not (await volume.control("gc", {}))["notes"]
+    await recover(place, tmp_path / "third", report=told.append)
+    assert told[-1].startswith("still members: second; ")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,7 +129,11 @@ async def read(volume: Volume, name: bytes) -> bytes:
 
 
 async def recover(
-    place: Place, state: Path, accounts: Sequence[AccountConfig] = ()
+    place: Place,
+    state: Path,
+    accounts: Sequence[AccountConfig] = (),
+    *,
+    report: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, Config]:
     """The volume on another machine, from all accounts or these: its state directory and
     configuration there."""
@@ -140,7 +144,7 @@ async def recover(
         secret=place.secret,
         name="volume",
         device_name="second",
-        report=lambda text: None,
+        report=report,
     )
     return state, config
 

@@ -122,6 +122,16 @@ class Recovery:
         if away >= min(accounts, policy.n - policy.k + 1):
             self._report(f"{away} accounts are left out: the latest changes may be missing")
 
+    def tell_devices(self) -> None:
+        """Who is waited for from now on. A lost machine should not be."""
+        members = self._refill.tree.members().values()
+        names = sorted(one.name for one in members if one.lapsed_after is None)
+        if names:
+            self._report(
+                f"still members: {', '.join(names)}; take out each that is lost for good, once the"
+                " volume is mounted: aggfs device lapse NAME"
+            )
+
     # --- joining ------------------------------------------------------------------------------
 
     def join(
