@@ -50,6 +50,11 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
         """Whether all n are."""
         return self.confirmed_count == len(self.row.places)
 
+    def is_in_place(self, index: int, account: bytes) -> bool:
+        """Whether fragment `index` has its place in this account, and is there."""
+        placed = index < len(self.row.places) and self.row.places[index] == account
+        return placed and bool(self.confirmed >> index & 1)
+
     def copies(self) -> frozenset[tuple[int, AccountId]]:
         """(index, account) of every fragment that is or may be there; also of indices that the
         row does not have any more."""

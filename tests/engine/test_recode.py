@@ -97,6 +97,8 @@ async def test_a_fragment_that_is_wanted_again_before_it_was_deleted_stays(tmp_p
     async with running(config, place.state) as volume:
         (state,) = volume.parts.blocks.stripes()
         assert [index for index, _ in state.moving] == [3]
+        told = await volume.control("gc", {"dry_run": True})
+        assert [one["strays"] for one in told["accounts"]] == [0, 0, 0, 0]  # a row names it
         await ask(volume, "re-encode", k=2, n=4)
         await nothing_comes_late(volume)
         assert codes(volume) == {(2, 4)}

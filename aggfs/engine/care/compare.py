@@ -91,11 +91,11 @@ def _compare_stripe(
     named: bytearray,
 ) -> None:
     row = state.row
-    for index, place in enumerate(row.places):
-        if account not in state.may_hold(index):
+    for index, place in state.copies():
+        if place != account:
             continue
         size = _mark(listing, named, _name(keys, row, index, account))
-        if place != account or not state.confirmed >> index & 1:
+        if not state.is_in_place(index, account):
             continue
         found.fragments += 1
         if size is None:

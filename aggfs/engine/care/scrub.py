@@ -140,7 +140,7 @@ class Scrubber:
     async def _wrong_with(self, account: Account, sid: bytes, index: int) -> str:
         """What is wrong with a fragment by its size, "" if nothing is."""
         state = self._parts.blocks.stripe(sid)
-        if state is None or not _should_have(state, index, account):
+        if state is None or not state.is_in_place(index, account.id):
             return ""
         try:
             info = await _call(account.store.head(self._name(state, index, account)))
@@ -235,7 +235,7 @@ class Scrubber:
             found.stripes += 1
             for index, place in enumerate(state.row.places):
                 account = self._parts.accounts.get(place)
-                if account is None or not _should_have(state, index, account):
+                if account is None or not state.is_in_place(index, account.id):
                     continue
                 if account.name not in found.left_out:
                     faults += await self._read_one(state, index, account, found)
@@ -293,10 +293,6 @@ class Scrubber:
         mended = sum(state.confirmed >> fault.index & 1 for fault in faults)
         found.repaired_fragments += mended
         found.repaired_bytes += mended * fragment_bytes(state.row.sealed_bytes, state.row.k)
-
-
-def _should_have(state: StripeState, index: int, account: Account) -> bool:
-    return state.row.places[index] == account.id and bool(state.confirmed >> index & 1)
 
 
 async def _call(call: Awaitable[T]) -> T:

@@ -162,6 +162,4 @@ class Strays:
         if dying is not None and (header.index, bytes(account.id)) in dying.left:
             return True
         state = self._parts.blocks.stripe(header.sid)
-        if state is None or header.index >= len(state.row.places):
-            return False
-        return account.id in state.may_hold(header.index)
+        return state is not None and (header.index, account.id) in state.copies()

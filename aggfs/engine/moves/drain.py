@@ -177,9 +177,11 @@ class Draining:
 
     async def undo(self, wanted: Mapping[str, str | int]) -> None:
         """It is an account like any other again. What was moved stays where it is."""
-        account = self._account(wanted)
-        account.leaving = False
-        self._table.delete(LEAVING + account.id)
+        account_id = bytes.fromhex(str(wanted["account"]))
+        account = self._parts.accounts.get(account_id)
+        if account is not None:
+            account.leaving = False
+        self._table.delete(LEAVING + account_id)
         await self._parts.database.durable()
 
 
