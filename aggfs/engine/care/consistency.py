@@ -6,12 +6,13 @@ never got a row) is no fault.
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from stat import S_ISREG
 
 import msgspec
+from msgspec.structs import replace
 
 from aggfs.cache.blocks import Blocks, StripeState
 from aggfs.cache.table import Tables
@@ -121,27 +122,48 @@ def _content(state: State) -> Found:
         yield None
         if not S_ISREG(row.mode):
             continue
-        known = _by_block(blocks.extents(row.inode, 0, 1 << 62))
+        known = joined(blocks.extents(row.inode, 0, 1 << 62))
         if row.nlink == 0 and orphans.get(row.inode) is None:
-            wanted: dict[int, tuple[bytes, int]] = {}
+            wanted: list[Extent] = []
         else:
-            wanted = _by_block(map_of(tree, row, moved_to))
-        if edits.get(row.inode) is not None:
-            wrong = any(wanted.get(block) != place for block, place in known.items())
-        else:
-            wrong = known != wanted
-        if wrong:
+            wanted = joined(map_of(tree, row, moved_to))
+        edited = edits.get(row.inode) is not None
+        if not (lies_within(known, wanted) if edited else known == wanted):
             text = f"inode {row.inode.hex()}: its content map is not that of its version"
             yield Finding("content", text, row.inode)
     yield from _references(state, tree, blocks, moved_to)
 
 
-def _by_block(extents: Iterable[Extent]) -> dict[int, tuple[bytes, int]]:
-    return {
-        extent.block + step: (extent.sid, extent.index + step)
-        for extent in extents
-        for step in range(extent.count)
-    }
+def joined(extents: Iterable[Extent]) -> list[Extent]:
+    """The runs of a content map in order, neighbours as one: equal where every block is the same,
+    and no longer than the map, however large the file."""
+    found: list[Extent] = []
+    for extent in sorted(extents, key=lambda one: one.block):
+        last = found[-1] if found else None
+        if last is not None and _cut(last, last.count, extent.count) == extent:
+            found[-1] = replace(last, count=last.count + extent.count)
+        else:
+            found.append(extent)
+    return found
+
+
+def lies_within(some: Sequence[Extent], whole: Sequence[Extent]) -> bool:
+    """Whether each block of `some` is the same in `whole`; both are `joined`."""
+    at = 0
+    for run in some:
+        while at < len(whole) and whole[at].block + whole[at].count <= run.block:
+            at += 1
+        if at == len(whole) or whole[at].block > run.block:
+            return False
+        skipped = run.block - whole[at].block
+        if skipped + run.count > whole[at].count or _cut(whole[at], skipped, run.count) != run:
+            return False
+    return True
+
+
+def _cut(run: Extent, skipped: int, count: int) -> Extent:
+    """So many blocks of a run, or of what would follow it, behind so many others."""
+    return Extent(run.block + skipped, run.sid, run.index + skipped, count)
 
 
 def map_of(tree: LmdbTree, row: InodeRow, moved_to: MovedTo | None) -> Iterator[Extent]:

@@ -41,8 +41,10 @@ def referenced_steps(tables: Tables) -> Generator[None, None, set[bytes]]:
     moved_to = moves_of(tree)
     for _, _, version in tree.all_versions():
         if version.content is not None:
-            wanted.update(stripes_of_version(version.content, moved_to))
-            yield
+            for count, sid in enumerate(stripes_of_version(version.content, moved_to)):
+                wanted.add(sid)
+                if count % ROWS_AT_ONCE == 0:
+                    yield
     wanted.update(stripes_of_unpublished(row.entry for _, row in Outbox(tables).rows()))
     return wanted
 

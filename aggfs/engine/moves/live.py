@@ -42,8 +42,10 @@ def live_steps(tables: Tables, sids: Iterable[bytes]) -> Generator[None, None, L
     moved_to = moves_of(tree)
     for _, _, version in tree.all_versions():
         if version.content is not None:
-            live.add(_where(version.content, moved_to))
-            yield
+            for count, extent in enumerate(_where(version.content, moved_to)):
+                live.add((extent,))
+                if count % ROWS_AT_ONCE == 0:
+                    yield
     for _, row in Outbox(tables).rows():
         if isinstance(row.entry, Content):
             live.add(row.entry.extents)
