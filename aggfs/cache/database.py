@@ -14,6 +14,7 @@ LocalDiskFailed; reads go on. Only a full disk is met once, with the space of th
 the new transaction writes every page of the batch afresh, so nothing rests on the failed one.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -34,6 +35,9 @@ from aggfs.threads import in_thread
 
 COMMIT_SECONDS = 0.05  # what nobody waits for: a commit costs a sync, whatever it holds
 GENERATION_BYTES = 16 * 1024 * 1024
+DATA_NAME = "data.mdb"
+WARM_BYTES = 512 << 20
+WARM_PIECE_BYTES = 1 << 20
 MAP_BYTES = 256 * 1024 * 1024
 HEADROOM_BYTES = 8 * 1024 * 1024
 
@@ -105,7 +109,7 @@ class Database:
         os.makedirs(path, mode=0o700, exist_ok=True)
         lock = lock_alone(path)
         try:
-            file = os.path.join(path, "data.mdb")
+            file = os.path.join(path, DATA_NAME)
             while os.path.exists(file) and map_bytes < os.path.getsize(file) * 2:
                 map_bytes *= 2
             environment = lmdb.open(
@@ -251,6 +255,16 @@ class Database:
         finally:
             self._running = False
             await self._commit()
+
+    def warm(self) -> None:
+        """In a worker, after a start: bring the file into memory, as far as `WARM_BYTES` go. Reads
+        are on the loop, and a page that is not in memory would let everybody wait for the disk."""
+        piece = bytearray(WARM_PIECE_BYTES)
+        path = os.path.join(self._environment.path(), DATA_NAME)
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            for _ in range(WARM_BYTES // WARM_PIECE_BYTES):
+                if not file.readinto(piece):
+                    break
 
     async def _commit(self) -> None:
         """Write one generation. Not cancellable: it ends when the disk answers."""

@@ -142,8 +142,12 @@ class Volume:
         return [text for warnings in self._warnings for text in warnings()]
 
     def watched_by(self, kernel: Kernel) -> None:
-        """The volume is mounted: tell the kernel what changes that it did not do."""
+        """The volume is mounted, and runs: tell the kernel what changes that it did not do. And
+        requests will come now: what they ask for is brought into memory."""
         self._kernel = kernel
+        if self._uploads is not None:
+            warm = partial(in_thread, self.parts.database.warm, abandon_on_cancel=True)
+            self._uploads.start_soon(warm)
 
     async def tell_content(self, number: int) -> None:
         """A file's content is another, or is about to be: pages that programs wrote come first.
