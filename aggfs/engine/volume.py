@@ -314,6 +314,7 @@ class Volume:
         """
         wanted = None if row is None else set(self.namespace.numbers_under(row.number))
         await self.stage(wanted)
+        self.files.wait_for_none()
         until = self.namespace.next_outbox_sequence()
         while True:
             await self.parts.stripes.wait_settled()  # then one segment names all of it

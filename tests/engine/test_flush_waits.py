@@ -30,3 +30,14 @@ async def test_flush_returns_only_when_enough_accounts_have_the_entry(tmp_path, 
         assert b"/two" in await dump(volume)
         k = volume.parts.policy.storage_class.k
         assert all(len(one.confirmed) >= k for one in volume.parts.publisher.pending())
+
+
+async def test_a_new_file_that_somebody_has_open_holds_no_flush_up(tmp_path):
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"empty")
+        await volume.files.opened(row.number, truncate=False)
+        with trio.fail_after(PATIENCE_SECONDS * 5):
+            await volume.control("flush", {})
+        assert b"/empty" in await dump(volume)
+        await volume.files.released(row.number)

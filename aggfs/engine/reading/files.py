@@ -56,6 +56,7 @@ class Files:
         self._workers = trio.CapacityLimiter(WORKERS)
         self._memory = Pool(lambda: bytearray(memory_bytes(REQUEST_BYTES)), count=WORKERS)
         self._mapped: dict[int, tuple[object, Ranges]] = {}
+        self._new_after_ns = 0
         self._store_at_fsync: Store | None = None
         self._store_at_close: Store | None = None
 
@@ -298,8 +299,13 @@ class Files:
             return False
         if self.is_dirty(row.number):
             return True
-        age_ns = self._clock_ns() - row.btime_ns
-        return self._open_files.has_handles(row.number) and 0 <= age_ns < NEW_SECONDS * 10**9
+        if row.btime_ns <= self._new_after_ns or not self._open_files.has_handles(row.number):
+            return False
+        return 0 <= self._clock_ns() - row.btime_ns < NEW_SECONDS * 10**9
+
+    def wait_for_none(self) -> None:
+        """Files made until now are published as they are: somebody waits for that."""
+        self._new_after_ns = self._clock_ns()
 
     def is_dirty(self, number: int) -> bool:
         """Whether the file has content that no outbox row has."""
