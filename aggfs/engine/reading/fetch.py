@@ -77,16 +77,17 @@ class _Race:
         """Whether one more should be asked."""
         return bool(self.waiting) and len(self.found) + len(self.asked) - len(self.late) < k
 
-    def patience(self, late_seconds: float, now: float) -> float:
-        """For how long there is nothing to do but wait for answers."""
+    def due(self, index: int, late_seconds: float) -> float:
+        """When another is to be asked beside who was asked for this fragment, or left alone."""
+        seconds = SILENT_SECONDS if index in self.endured else late_seconds
+        return self.asked[index] + seconds
+
+    def patient_until(self, late_seconds: float) -> float:
+        """Until when there is nothing to do but wait for answers."""
         if not self.waiting:
             return math.inf
-        limits = (
-            asked_at + (SILENT_SECONDS if index in self.endured else late_seconds) - now
-            for index, asked_at in self.asked.items()
-            if index not in self.late
-        )
-        return max(0.0, min(limits, default=math.inf))
+        waited_for = self.asked.keys() - self.late
+        return min((self.due(index, late_seconds) for index in waited_for), default=math.inf)
 
 
 class Fetcher:
@@ -191,8 +192,7 @@ class Fetcher:
                     race.asked[candidate[0]] = trio.current_time()
                     nursery.start_soon(self._ask, run, race, candidate, send)
                 answer = None
-                patience = race.patience(self._hedging.late_seconds, trio.current_time())
-                with trio.move_on_after(patience):
+                with trio.move_on_at(race.patient_until(self._hedging.late_seconds)):
                     answer = await receive.receive()
                 if answer is None:
                     self._lose_patience(race)
@@ -206,12 +206,12 @@ class Fetcher:
 
     def _lose_patience(self, race: _Race) -> None:
         """Ask others beside who is late, as far as hedges are left, and beside who is silent."""
-        now = trio.current_time()
+        now, late_seconds = trio.current_time(), self._hedging.late_seconds
         for index, asked_at in race.asked.items():
-            if index in race.late or now < asked_at + self._hedging.late_seconds:
+            if index in race.late or now < race.due(index, late_seconds):
                 continue
             silent = now >= asked_at + SILENT_SECONDS
-            if silent or (index not in race.endured and self._hedging.take()):
+            if silent or self._hedging.take():
                 race.late.add(index)
             else:
                 race.endured.add(index)
