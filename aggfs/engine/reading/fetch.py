@@ -78,8 +78,9 @@ class _Race:
         return bool(self.waiting) and len(self.found) + len(self.asked) - len(self.late) < k
 
     def due(self, index: int, late_seconds: float) -> float:
-        """When another is to be asked beside who was asked for this fragment, or left alone."""
-        seconds = SILENT_SECONDS if index in self.endured else late_seconds
+        """When another is to be asked beside who was asked for this fragment. However late answers
+        have come lately, who is silent for so long counts as failed."""
+        seconds = SILENT_SECONDS if index in self.endured else min(late_seconds, SILENT_SECONDS)
         return self.asked[index] + seconds
 
     def patient_until(self, late_seconds: float) -> float:
