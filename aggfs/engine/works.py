@@ -17,17 +17,17 @@ class Works:
     """The works under way. On the loop."""
 
     def __init__(self) -> None:
-        self._ends: set[trio.Event] = set()
+        self._ends: dict[trio.Event, None] = {}  # the oldest first, so that a run can be repeated
 
     @contextmanager
     def work(self) -> Iterator[None]:
         """One more, until the block is left."""
         end = trio.Event()
-        self._ends.add(end)
+        self._ends[end] = None
         try:
             yield
         finally:
-            self._ends.discard(end)
+            del self._ends[end]
             end.set()
 
     def __bool__(self) -> bool:

@@ -42,6 +42,6 @@ def test_a_volume_survives_whatever_happens_to_its_accounts_and_its_machine(seed
 
 
 def test_the_same_seed_is_the_same_run_to_the_last_request() -> None:
-    first, second = (played("--seeds", "10-11", "--hours", "0.5")[:-1] for _ in range(2))
+    first, second = (played("--seeds", "51-52", "--hours", "0.5")[:-1] for _ in range(2))
     assert first == second
     assert first[0] != first[1]
