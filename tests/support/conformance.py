@@ -41,7 +41,7 @@ def tally_of(name: str, text: str) -> Tally:
     """What a script printed, judged: what was planned and did not come has failed, too."""
     held, failed = 0, []
     for refused, rest in RESULT.findall(text):
-        if refused and "# TODO" not in rest:
+        if refused and "# TODO" not in rest:  # a word of TAP: known to fail wherever it is run
             failed.append(f"not ok{rest}")
         else:
             held += 1

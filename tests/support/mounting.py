@@ -25,6 +25,7 @@ START_SECONDS = 60
 LIFETIME_SECONDS = 240
 STOP_SECONDS = 60
 
+# The one reason to skip that scripts/check lets pass: without the device nothing can be mounted.
 needs_fuse = pytest.mark.skipif(
     not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse on this machine"
 )

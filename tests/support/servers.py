@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ OWNER = Keys("aggfs-owner", "owner-secret-0001")
 READER = Keys("aggfs-reader", "reader-secret-0002")  # may get and list, not put or delete
 
 
-class Server:
+class Server(ABC):
     """One S3 server process. Subclasses say how it is started."""
 
     keys = OWNER
@@ -174,10 +175,11 @@ class Server:
     def _port_count(self) -> int:
         return 1
 
+    @abstractmethod
     def _command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it in the foreground."""
 
-    def _clear(self) -> None:
+    def _clear(self) -> None:  # noqa: B027 - most leave nothing
         """Remove what a killed process leaves outside of its directory."""
 
 
