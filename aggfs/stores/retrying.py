@@ -8,7 +8,8 @@ after what the provider asked for. Two things keep that from making a bad day wo
 - the **breaker**: after some failures in a row, with no answer between them, calls fail at once
   for a while, with `Paused` (so that reads go to other accounts without waiting); then a single
   trial call is let through, and its fate decides whether all may go on or the pause gets longer.
-  A caller who cannot do without the account may `wake` it.
+  A caller who cannot do without the account may `wake` it, and need not wait for a trial that
+  hangs.
 
 Any answer counts as life, a refusal too. An attempt that was cancelled counts as silence only if
 it had lasted long: losers of a race between accounts are cancelled all the time.
@@ -52,6 +53,7 @@ class Breaker:
         self._pauses = 0  # in a row
         self._paused_until: float | None = None
         self._trial_is_out = False
+        self._trial_began = 0.0
 
     def wait_seconds(self, now: float) -> float:
         """0: a call may go out. Otherwise how long to leave the account alone."""
@@ -61,14 +63,17 @@ class Breaker:
         return max(self._paused_until - now, least)
 
     def wake(self, now: float) -> None:
-        """The pause ends: the account is needed. A trial that is out decides first."""
+        """The pause ends: the account is needed. A trial that just went out decides first."""
         if self._paused_until is not None:
             self._paused_until = min(self._paused_until, now)
+        if now - self._trial_began >= self._policy.pause_seconds:
+            self._trial_is_out = False
 
-    def going_out(self) -> bool:
+    def going_out(self, now: float) -> bool:
         """An attempt that `wait_seconds` allowed is made now. True: it is a trial; hand that to
         the method that tells its end."""
         self._trial_is_out = self._paused_until is not None
+        self._trial_began = now
         return self._trial_is_out
 
     def answered(self) -> None:
@@ -199,7 +204,7 @@ class RetryingStore:
                 f"{self.place}: did not answer lately, is asked again in {wait:.1f} s",
                 retry_after_seconds=wait,
             )
-        trial = self._breaker.going_out()
+        trial = self._breaker.going_out(began)
         try:
             with trio.move_on_after(self._policy.attempt_seconds) as scope:
                 result = await job()

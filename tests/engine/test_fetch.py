@@ -13,8 +13,9 @@ from aggfs.coding import codec
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
 from aggfs.engine.reading.hedging import SAMPLES_NEEDED, SHARE, Hedging
-from aggfs.errors import TooFewFragments
+from aggfs.errors import TooFewFragments, Unreachable
 from aggfs.stores.faulty import FaultKind
+from aggfs.stores.retrying import RetryingStore, RetryPolicy
 from tests.support.fetching import Ground
 from tests.support.stripes import SID, content, sealed_stripe
 
@@ -123,6 +124,34 @@ async def test_a_hanging_account_delays_the_first_reads_only(ground, patient_clo
     for _ in range(60):
         assert await ground.read(row, 0, 1) == BLOCKS[:1]
     assert ground.faulty[2].hits[FaultKind.HANG] <= 2
+
+
+async def test_who_is_left_alone_is_asked_all_the_same_where_another_hangs(ground, patient_clock):
+    row = ground.store(BLOCKS, SID)
+    account = ground.accounts.get(row.places[3])
+    policy = RetryPolicy(attempts=1, breaker_failures=1, pause_seconds=60)
+    store = RetryingStore(account.store, random=lambda: 1.0, policy=policy)
+    account.store, account.wake = store, store.wake
+    ground.break_all(FaultKind.DOWN, [0, 3])
+    with pytest.raises(Unreachable):
+        await store.get_range("any", 0, 1)
+    ground.faulty[3].heal()
+    ground.break_all(FaultKind.HANG, [4])
+    assert await ground.read(row, 0, 1) == BLOCKS[:1]
+
+
+async def test_reads_go_on_where_what_is_late_is_slower_than_silence(ground, patient_clock):
+    """An account is endured, no hedge being left, while answers become slower than that."""
+    row = ground.store(BLOCKS, SID)
+    hedging = ground.fetcher._hedging
+    while hedging.take():
+        pass
+    ground.break_all(FaultKind.HANG, [0, 1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ground.read, row, 0, 1)
+        await trio.sleep(1)
+        hedging.late_seconds = 40.0
+        nursery.start_soon(ground.read, row, 0, 1)
 
 
 async def test_hedges_are_a_tenth_of_all_requests_at_most(ground, patient_clock):

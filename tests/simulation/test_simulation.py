@@ -15,8 +15,6 @@ REPOSITORY = Path(__file__).parents[2]
 HOURS_EACH = 2
 HOURS, FAULTS = 50, 50_000  # of each group
 GROUPS = ("0-26", "27-53")
-# Seeds that show what is not mended yet, see docs/simulation.md: they come back when it is.
-OPEN = "1,51,53"
 
 
 def played(*arguments: str) -> list[str]:
@@ -32,7 +30,7 @@ def played(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("seeds", GROUPS)
 def test_a_volume_survives_whatever_happens_to_its_accounts_and_its_machine(seeds: str) -> None:
-    lines = played("--seeds", seeds, "--but", OPEN, "--hours", str(HOURS_EACH))
+    lines = played("--seeds", seeds, "--hours", str(HOURS_EACH))
     summary = json.loads(lines[-1])
     print(summary)
     assert summary["failed"] == 0, "\n".join(lines)

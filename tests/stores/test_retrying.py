@@ -245,6 +245,25 @@ async def test_an_account_that_is_needed_is_woken_from_its_pause(autojump_clock)
     assert account.store.pause_seconds == 0
 
 
+async def test_who_needs_an_account_does_not_wait_for_a_trial_that_hangs(autojump_clock):
+    account = Account(QUICK, share=1.0)
+    account.objects.write("key", b"x")
+    await break_off(account)
+    account.faulty.heal()
+    account.faulty.inject(Fault(FaultKind.HANG, times=1))
+    await trio.sleep(account.store.pause_seconds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(account.store.get, "key")
+        await trio.sleep(1)
+        account.store.wake()
+        with pytest.raises(Paused):  # it may answer yet
+            await account.store.get("key")
+        await trio.sleep(QUICK.pause_seconds)
+        account.store.wake()
+        assert await account.store.get("key") == b"x"
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_single_answer_between_failures_keeps_the_account_in_use(autojump_clock):
     account = Account(QUICK)
     account.objects.write("key", b"x")
@@ -377,7 +396,7 @@ def test_a_breaker_always_lets_a_trial_through_in_the_end(story):
         now += pause
         if breaker.wait_seconds(now) > 0:
             continue
-        trial = breaker.going_out()
+        trial = breaker.going_out(now)
         if what == "answered":
             breaker.answered()
         elif what == "failed":

@@ -35,7 +35,7 @@ EXPLORE_EVERY = 64
 logger = logging.getLogger(__name__)
 
 Candidate = tuple[int, Account, str]  # fragment, who holds it, under which key
-Answer = tuple[int, bytes | StoreError]
+Answer = tuple[Candidate, bytes | StoreError]
 Use = Callable[[Sequence[Buffer]], Awaitable[None]]
 
 
@@ -73,9 +73,9 @@ class _Race:
     found: dict[int, bytes] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
 
-    def needs_more(self, k: int) -> bool:
-        """Whether one more should be asked."""
-        return bool(self.waiting) and len(self.found) + len(self.asked) - len(self.late) < k
+    def lacks(self, k: int) -> bool:
+        """Whether those who answered, and those who may in time, are too few."""
+        return len(self.found) + len(self.asked) - len(self.late) < k
 
     def due(self, index: int, late_seconds: float) -> float:
         """When another is to be asked beside who was asked for this fragment. However late answers
@@ -85,7 +85,7 @@ class _Race:
 
     def patient_until(self, late_seconds: float) -> float:
         """Until when there is nothing to do but wait for answers."""
-        if not self.waiting:
+        if not (self.waiting or self.paused):
             return math.inf
         waited_for = self.asked.keys() - self.late
         return min((self.due(index, late_seconds) for index in waited_for), default=math.inf)
@@ -188,7 +188,9 @@ class Fetcher:
         send, receive = trio.open_memory_channel[Answer](len(run.row.places))
         async with trio.open_nursery() as nursery:
             while len(race.found) < k and (race.asked or race.waiting):
-                while race.needs_more(k):
+                if race.lacks(k) and race.paused and not race.waiting:
+                    await self._wake(race)
+                while race.waiting and race.lacks(k):
                     candidate = race.waiting.pop(0)
                     race.asked[candidate[0]] = trio.current_time()
                     nursery.start_soon(self._ask, run, race, candidate, send)
@@ -237,7 +239,6 @@ class Fetcher:
         try:
             answer = await account.store.get_range(name, run.start, run.length)
         except Paused as error:
-            race.paused.append(candidate)
             answer = error
         except NotFound as error:
             self._report(run.row, index, "lost")
@@ -255,15 +256,16 @@ class Fetcher:
             self._hedging.answered(elapsed)
         finally:
             account.in_flight -= 1
-        send.send_nowait((index, answer))
+        send.send_nowait((candidate, answer))
 
     @staticmethod
-    def _take(race: _Race, index: int, answer: bytes | StoreError) -> None:
+    def _take(race: _Race, candidate: Candidate, answer: bytes | StoreError) -> None:
+        index = candidate[0]
         del race.asked[index]
         race.late.discard(index)
-        if isinstance(answer, Paused):
-            return  # its failures are told when it is asked
-        if isinstance(answer, Exception):
+        if isinstance(answer, Paused):  # its failures are told when it is asked
+            race.paused.append(candidate)
+        elif isinstance(answer, Exception):
             race.failures.append(answer)
         else:
             race.found[index] = answer
