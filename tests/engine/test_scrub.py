@@ -272,3 +272,24 @@ async def test_segments_are_known_behind_a_long_gap(tmp_path: Path, autojump_clo
         assert (Kind.SEGMENT, [(first.id, name)]) in groups
         parts.publisher._put_state(state)
         ledger_of.drop_object(first.id, name)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.BITFLIP, FaultKind.TRUNCATE])
+async def test_a_lost_object_of_a_segment_is_none_that_another_sent_damaged(
+    tmp_path: Path, autojump_clock: object, kind: FaultKind
+) -> None:
+    """What came damaged may lie there whole: nobody else gets that fragment."""
+    ground = await filled(tmp_path, 3, 5)
+    async with opened(ground) as volume:
+        parts, before = volume.parts, ground.clouds.contents()
+        keys, device = parts.keys, parts.checkpointer.device
+        for account in parts.accounts:
+            key = keys.segment_name(1, device, NAMESPACE, 1, account.id)
+            others = [one.name for one in parts.accounts if one is not account]
+            for other in others:
+                ground.clouds.objects[account.name].remove(key)
+                with ground.clouds.failing([other], Fault(kind, verbs=frozenset({"get"}))):
+                    await scrub(volume, repair=True)
+                assert ground.read_object(account.name, key) in (None, before[account.name][key])
+                await scrub(volume, repair=True)
+                assert ground.read_object(account.name, key) == before[account.name][key]

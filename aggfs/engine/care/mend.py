@@ -161,15 +161,21 @@ class Mender:
             await self._put(account_id, key, pieces, done)
 
     def _make(self, held: list[bytes], total: int, count: int) -> list[list[Buffer]]:
-        """In a worker: `count` more fragments of the record whose others are held."""
+        """In a worker: `count` more fragments of the record whose others are held. What a damaged
+        one is must be known as well, for it may lie there whole."""
         keys = self._parts.keys
         record = open_record(keys, Kind.SEGMENT, held)
+        headers = [open_header_of_fragment(keys, data) for data in held]
+        if any(header.sid != record.row.sid for header in headers):
+            raise Damaged("an account showed something else than its fragment of it")
+        taken = {header.index for header in headers}
+        twice = len(held) - len(taken)
+        free = [index for index in range(total + twice) if index not in taken][:count]
         good = {
-            open_header_of_fragment(keys, data).index: data
-            for position, data in enumerate(held)
+            header.index: data
+            for position, (header, data) in enumerate(zip(headers, held, strict=True))
             if position not in record.bad
         }
-        free = [index for index in range(total + len(record.bad)) if index not in good][:count]
         sealed = join_stripe(keys, record.row, Kind.SEGMENT, good)
         made = at_once(
             encode_steps(
