@@ -70,14 +70,18 @@ class Mender:
     # --- segments -----------------------------------------------------------------------------
 
     async def _segments(self, lost: set[Place], done: Mended) -> None:
+        failures: list[Exception] = []
         for places in await in_slices(self._segment_steps(lost)):
             gone = {place for place in places if place in lost}
             try:
                 await self._segment(places, gone, done)
             except (StoreError, Damaged, TooFewFragments) as error:
-                logger.warning("a segment of a journal cannot be made again now: %s", error)
+                failures.append(error)
             else:
                 lost -= gone
+        if failures:
+            text = "%d segments of journals cannot be made again now: %s"
+            logger.warning(text, len(failures), failures[0])
 
     def _segment_steps(self, lost: set[Place]) -> Generator[None, None, list[list[Place]]]:
         """Of each segment of which something is lost, the objects that there should be."""
