@@ -60,6 +60,14 @@ async def assert_again(ground: Ground, volume: Volume, latest: Contents) -> None
     assert sizes(latest).items() <= sizes(ground.clouds.contents()).items()
 
 
+async def written_twice(ground: Ground, volume: Volume) -> tuple[Contents, Contents]:
+    """What lies in the accounts after a first file, and after a second one."""
+    await write(ground, volume, b"first")
+    former = ground.clouds.contents()
+    await write(ground, volume, b"second")
+    return former, ground.clouds.contents()
+
+
 def times_logged(caplog: pytest.LogCaptureFixture) -> int:
     return sum(BACK in record.getMessage() for record in caplog.records)
 
@@ -68,10 +76,7 @@ async def test_an_account_that_goes_back_while_it_is_used_is_told_and_brought_up
     ground: Ground, caplog: pytest.LogCaptureFixture, autojump_clock: object
 ) -> None:
     async with ground.opened() as volume:
-        await write(ground, volume, b"first")
-        former = ground.clouds.contents()
-        await write(ground, volume, b"second")
-        latest = ground.clouds.contents()
+        former, latest = await written_twice(ground, volume)
         ground.clouds.roll_back(["a0"], former)
         assert sizes(latest).items() > sizes(ground.clouds.contents()).items()
         await until_told(ground, volume)
@@ -101,10 +106,7 @@ async def test_an_account_that_comes_back_as_it_once_was_is_looked_at_before_it_
     ground: Ground, caplog: pytest.LogCaptureFixture, autojump_clock: object
 ) -> None:
     async with ground.opened() as volume:
-        await write(ground, volume, b"first")
-        former = ground.clouds.contents()
-        await write(ground, volume, b"second")
-        latest = ground.clouds.contents()
+        former, latest = await written_twice(ground, volume)
         with ground.clouds.failing(["a0"], DOWN):
             await ground.write_file(volume, b"third")
             await flushed(volume)
@@ -135,10 +137,7 @@ async def test_what_was_found_is_not_forgotten_by_a_restart(
 ) -> None:
     """It has its newest head again, and was not listed yet: that it went back is known."""
     async with ground.opened() as volume:
-        await write(ground, volume, b"first")
-        former = ground.clouds.contents()
-        await write(ground, volume, b"second")
-        latest = ground.clouds.contents()
+        former, latest = await written_twice(ground, volume)
         ground.clouds.roll_back(["a0"], former)
         account = next(one for one in volume.parts.accounts if one.name == "a0")
         with ground.clouds.failing(["a0"], NOT_LISTED):
