@@ -5,7 +5,8 @@ them without asking each other. Names of files are bytes; keys of objects are st
 """
 
 import enum
-from typing import Annotated, NamedTuple, NewType
+from collections.abc import Iterable
+from typing import Annotated, NamedTuple, NewType, Protocol
 
 import msgspec
 
@@ -81,6 +82,27 @@ class StripeRow(msgspec.Struct, frozen=True, array_like=True):
     places: Annotated[
         tuple[Annotated[bytes, msgspec.Meta(max_length=8)], ...], msgspec.Meta(max_length=256)
     ]
+
+
+class Coded(Protocol):
+    """What tells how blocks became fragments: a stripe's row, a fragment's header, a policy."""
+
+    @property
+    def k(self) -> int:
+        """Of so many cells each block consists."""
+
+    @property
+    def layout(self) -> int:
+        """A `Layout`."""
+
+
+def spare(code: Coded, indices: Iterable[int]) -> int:
+    """How many of these fragments may be lost, whichever they are, and the rest still gives every
+    block back; negative where not even all of them do.
+
+    The one place that knows what it takes: nobody else compares a number of fragments with k.
+    """
+    return len(set(indices)) - code.k
 
 
 # --- entries of the namespace chain -------------------------------------------------------------

@@ -17,7 +17,7 @@ import msgspec
 
 from aggfs.cache.table import Tables
 from aggfs.errors import Damaged
-from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow
+from aggfs.model import BLOCK_BYTES, AccountId, Content, Extent, StripeRow, spare
 
 TABLES = ("extents", "stripes", "unfinished", "moving", "totals")
 PAGE_ROWS = 256
@@ -44,6 +44,16 @@ class StripeState(msgspec.Struct, frozen=True, array_like=True):
     def confirmed_count(self) -> int:
         """How many fragments are in place."""
         return self.confirmed.bit_count()
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """Which fragments are."""
+        return tuple(i for i in range(len(self.row.places)) if self.confirmed >> i & 1)
+
+    @property
+    def spare(self) -> int:
+        """How many more of them may be lost, whichever they are; negative: it cannot be read."""
+        return spare(self.row, self.in_place)
 
     @property
     def full(self) -> bool:

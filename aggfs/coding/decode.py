@@ -23,7 +23,7 @@ from aggfs.errors import Damaged
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.sizes import MAC_BYTES, cell_bytes
-from aggfs.model import Layout, StripeRow
+from aggfs.model import Layout, StripeRow, spare
 
 
 class DamagedFragment(Damaged):
@@ -59,10 +59,10 @@ def decode_block(
     MAC. `kind` is the stripe's; its last block is opened as the table that it is."""
     length = row.sealed_bytes[block]
     place = place_of(kind, row.epoch, row.sid, block, len(row.sealed_bytes))
-    spare_bytes = _spare_bytes(row, (length,))
-    room = (scratch or Scratch()).room(spare_bytes + length)
-    pieces = _sealed_pieces(keys, row, block, cells, room[:spare_bytes])
-    return open_into(keys, place, length, pieces, room[spare_bytes:])
+    extra_bytes = _extra_bytes(row, (length,))
+    room = (scratch or Scratch()).room(extra_bytes + length)
+    pieces = _sealed_pieces(keys, row, block, cells, room[:extra_bytes])
+    return open_into(keys, place, length, pieces, room[extra_bytes:])
 
 
 def decode_each(
@@ -78,13 +78,13 @@ def decode_each(
     and MACs that at least k fragments hold of them (see `run_range`). All cells that are used are
     checked. All blocks are valid until the scratch is used again."""
     lengths = row.sealed_bytes[first : first + count]
-    spare_bytes = _spare_bytes(row, lengths)
-    room = (scratch or Scratch()).room(spare_bytes + sum(lengths))
-    spare, room = room[:spare_bytes], room[spare_bytes:]
+    extra_bytes = _extra_bytes(row, lengths)
+    room = (scratch or Scratch()).room(extra_bytes + sum(lengths))
+    extra, room = room[:extra_bytes], room[extra_bytes:]
     for block, cells in _checked_cells(keys, row, first, count, fragments):
         length = row.sealed_bytes[block]
         place = place_of(kind, row.epoch, row.sid, block, len(row.sealed_bytes))
-        pieces = _sealed_pieces(keys, row, block, cells, spare)
+        pieces = _sealed_pieces(keys, row, block, cells, extra)
         yield open_into(keys, place, length, pieces, room[:length])
         room = room[length:]
 
@@ -102,11 +102,11 @@ def join_stripe(
     buffer = (scratch or Scratch()).room(offsets[-1])
     blocks = len(row.sealed_bytes)
     filler = keystream(keys.filler_key(row.epoch, row.sid), FILLER_BYTES * blocks)
-    spare = memoryview(bytearray(_spare_bytes(row, row.sealed_bytes)))
+    extra = memoryview(bytearray(_extra_bytes(row, row.sealed_bytes)))
     start, length = run_range(row.sealed_bytes, row.k, 0, blocks)
     runs = {index: memoryview(data)[start : start + length] for index, data in fragments.items()}
     for block, cells in _checked_cells(keys, row, 0, blocks, runs):
-        whole = b"".join(_sealed_pieces(keys, row, block, cells, spare))
+        whole = b"".join(_sealed_pieces(keys, row, block, cells, extra))
         start, end = offsets[block], offsets[block] + row.sealed_bytes[block]
         buffer[start:end] = whole[: end - start]
         fill(buffer, end, offsets[block + 1], filler, block)
@@ -131,23 +131,23 @@ def _checked_cells(
         at = end
 
 
-def _spare_bytes(row: StripeRow, lengths: Sequence[int]) -> int:
+def _extra_bytes(row: StripeRow, lengths: Sequence[int]) -> int:
     """Room for all cells of the longest of these blocks."""
     return row.k * cell_bytes(max(lengths, default=0), row.k)
 
 
 def _sealed_pieces(
-    keys: VolumeKeys, row: StripeRow, block: int, cells: Mapping[int, Buffer], spare: memoryview
+    keys: VolumeKeys, row: StripeRow, block: int, cells: Mapping[int, Buffer], extra: memoryview
 ) -> Sequence[Buffer]:
-    """The sealed block and its filler in pieces, from k or more cells; in `spare` lie those that
+    """The sealed block and its filler in pieces, from k or more cells; in `extra` lie those that
     had to be decoded."""
-    if len(cells) < row.k:
+    if spare(row, cells) < 0:
         raise ValueError(f"{len(cells)} cells cannot give a block of {row.k} back")
     used = {index: cells[index] for index in sorted(cells)[: row.k]}
     missing = [index for index in range(row.k) if index not in used]
     if missing:
         cell = cell_bytes(row.sealed_bytes[block], row.k)
-        made = [spare[at * cell : (at + 1) * cell] for at in range(len(missing))]
+        made = [extra[at * cell : (at + 1) * cell] for at in range(len(missing))]
         fastest_coder().decode(row.k, used, missing, made)
         used |= zip(missing, made, strict=True)
     primaries = [used[index] for index in range(row.k)]

@@ -20,7 +20,7 @@ from aggfs.formats.fragment import FragmentHeader, Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.sizes import MAC_BYTES, cell_bytes
 from aggfs.formats.table import decode_table
-from aggfs.model import BLOCK_BYTES, NO_ACCOUNT, StripeRow
+from aggfs.model import BLOCK_BYTES, NO_ACCOUNT, StripeRow, spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _open_stripe(
 ) -> Record | None:
     """The record of one stripe, leaving out one damaged fragment after the other."""
     fragments = {index: held[position] for index, position in positions.items()}
-    while len(fragments) >= stripe.k:
+    while spare(stripe, fragments) >= 0:
         try:
             row, _ = read_table(keys, stripe, fragments)
             start, length = run_range(row.sealed_bytes, row.k, 0, len(row.sealed_bytes) - 1)

@@ -19,7 +19,7 @@ from aggfs.engine.journal.headers import put_header, replace_headers
 from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoEntry, Unreachable
 from aggfs.formats.header import SlotKind
-from aggfs.model import AccountEntry, AccountId
+from aggfs.model import AccountEntry, AccountId, spare
 from aggfs.threads import in_thread
 
 Answer = dict[str, object]
@@ -189,7 +189,7 @@ class Changes:
             self._around.random_bytes,
             intend,
         )
-        needed = min(len(stores), opened.policy.n - opened.policy.k + 1)
+        needed = min(len(stores), spare(opened.policy, range(opened.policy.n)) + 1)
         if len(placed) < needed:
             for account, (key, _) in placed.items():
                 await stores[AccountId(account)].delete(key)

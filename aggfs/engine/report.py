@@ -1,18 +1,19 @@
 """What commands ask a running volume: status, where, why, holes."""
 
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 from aggfs.cache.blocks import StripeState
 from aggfs.engine.volume import Volume
 from aggfs.errors import IsADirectory
-from aggfs.model import BLOCK_BYTES, Extent, InodeRow
+from aggfs.model import BLOCK_BYTES, Extent, InodeRow, StripeRow, spare
 from aggfs.placement.plan import unfillable
 from aggfs.sync.clock import milliseconds
 
 Answer = dict[str, object]
 Arguments = Mapping[str, object]
+Held = Mapping[str, Sequence[int]]
 STRIPES_AT_ONCE = 1000
 
 
@@ -196,45 +197,51 @@ async def why(volume: Volume, arguments: Arguments) -> Answer:
     else:
         states = _stripes(volume)
     held = [_by_provider(volume, state) for state in states]
-    spare = [sum(by.values()) - state.row.k for by, state in zip(held, states, strict=True)]
+    left = [_left(state.row, by) for state, by in zip(states, held, strict=True)]
     providers = sorted({account.provider for account in volume.parts.accounts})
     return {
         "stripes": len(states),
-        "at_risk": sum(one == 0 for one in spare),
-        "lost": sum(one < 0 for one in spare),
+        "at_risk": sum(one == 0 for one in left),
+        "lost": sum(one < 0 for one in left),
         "any": min(
-            (_any_may_fail(by, one) for by, one in zip(held, spare, strict=True)), default=0
+            (_any_may_fail(state.row, by) for state, by in zip(states, held, strict=True)),
+            default=0,
         ),
         "providers": [
             {
                 "provider": provider,
-                "stripes": sum(by[provider] > 0 for by in held),
-                "may_fail": all(by[provider] <= one for by, one in zip(held, spare, strict=True)),
+                "stripes": sum(provider in by for by in held),
+                "may_fail": all(
+                    _left(state.row, by, {provider}) >= 0
+                    for state, by in zip(states, held, strict=True)
+                ),
             }
             for provider in providers
         ],
     }
 
 
-def _by_provider(volume: Volume, state: StripeState) -> Counter[str]:
-    """How many good fragments of a stripe each provider has."""
-    found: Counter[str] = Counter()
-    for index in _indices(state):
+def _by_provider(volume: Volume, state: StripeState) -> Held:
+    """Which good fragments of a stripe each provider has."""
+    found: dict[str, list[int]] = {}
+    for index in state.in_place:
         account = volume.parts.accounts.get(state.row.places[index])
-        if account is not None and state.confirmed >> index & 1:
-            found[account.provider] += 1
+        if account is not None:
+            found.setdefault(account.provider, []).append(index)
     return found
 
 
-def _any_may_fail(by: Counter[str], spare: int) -> int:
-    """How many providers, the fullest ones, may fail with `spare` fragments to lose."""
-    count = 0
-    for _, fragments in by.most_common():
-        spare -= fragments
-        if spare < 0:
-            break
-        count += 1
-    return count
+def _left(row: StripeRow, held: Held, failed: Collection[str] = ()) -> int:
+    """How many fragments are to spare when these providers have failed."""
+    kept = (indices for provider, indices in held.items() if provider not in failed)
+    return spare(row, chain.from_iterable(kept))
+
+
+def _any_may_fail(row: StripeRow, held: Held) -> int:
+    """How many providers, the fullest ones, may fail."""
+    fullest = sorted(held, key=lambda provider: len(held[provider]), reverse=True)
+    counts = range(1, len(fullest) + 1)
+    return sum(_left(row, held, fullest[:count]) >= 0 for count in counts)
 
 
 async def holes(volume: Volume, arguments: Arguments) -> Answer:

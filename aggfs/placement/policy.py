@@ -24,16 +24,6 @@ class StorageClass:
     layout: Layout = Layout.CONTIGUOUS
     compression: str | None = None
 
-    @property
-    def write_quorum(self) -> int:
-        """How many fragments must be in place before an entry may name the stripe."""
-        return write_quorum(self.k, self.n)
-
-
-def write_quorum(k: int, n: int) -> int:
-    """One more than is needed to read, so that a published stripe survives the next failure."""
-    return min(n, k + 1)
-
 
 def per_provider_limit(k: int, n: int) -> int:
     """The most fragments of one stripe that one provider may ever hold.

@@ -32,7 +32,7 @@ def _unchecked(keys: Any, row: Any, index: int, block: int, cell_with_mac: Any) 
 
 
 def _one_too_few(stripes: Stripes, state: StripeState) -> bool:
-    return state.confirmed_count >= state.row.k - 1
+    return state.spare >= -1
 
 
 def _used_twice() -> Callable[[bytes], Sid]:

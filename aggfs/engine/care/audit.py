@@ -18,6 +18,7 @@ from aggfs.coding.records import open_record
 from aggfs.errors import Damaged, NotFound, TooFewFragments
 from aggfs.formats.fragment import FragmentHeader, Kind
 from aggfs.formats.sizes import FRAGMENT_HEADER_BYTES
+from aggfs.model import spare
 from aggfs.stores.base import Store
 from aggfs.threads import in_thread
 
@@ -119,7 +120,7 @@ async def _judged(provider: str, found: _Found, keys: VolumeKeys) -> Holding:
     complete = [
         f"stripe {stripe.sid.hex()} ({len(fragments)} of {stripe.k} that are needed)"
         for stripe, fragments in found.stripes.items()
-        if len(fragments) >= stripe.k and await _can_rebuild(stripe, fragments, keys)
+        if spare(stripe, fragments) >= 0 and await _can_rebuild(stripe, fragments, keys)
     ]
     return Holding(
         provider,

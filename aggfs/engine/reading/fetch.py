@@ -23,7 +23,7 @@ from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import StripeRow
+from aggfs.model import StripeRow, spare
 from aggfs.threads import in_thread, list_in_slices
 
 DEADLINE_SECONDS = 25.0
@@ -73,9 +73,9 @@ class _Race:
     found: dict[int, bytes] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
 
-    def lacks(self, k: int) -> bool:
+    def lacks(self, row: StripeRow) -> bool:
         """Whether those who answered, and those who may in time, are too few."""
-        return len(self.found) + len(self.asked) - len(self.late) < k
+        return spare(row, (*self.found, *(self.asked.keys() - self.late))) < 0
 
     def due(self, index: int, late_seconds: float) -> float:
         """When another is to be asked beside who was asked for this fragment. However late answers
@@ -133,7 +133,7 @@ class Fetcher:
         with trio.move_on_after(self._patience_with(run.row.sid)):
             while True:
                 await self._gather(run, race)
-                if len(race.found) < run.row.k:
+                if spare(run.row, race.found) < 0:
                     if not race.paused:
                         raise self._too_few(run, race, "at all")
                     await self._wake(race)
@@ -183,14 +183,13 @@ class Fetcher:
         return ranked
 
     async def _gather(self, run: Run, race: _Race) -> None:
-        """Ask until k answers are there, or nobody is left to ask."""
-        k = run.row.k
+        """Ask until those who answered are enough, or nobody is left to ask."""
         send, receive = trio.open_memory_channel[Answer](len(run.row.places))
         async with trio.open_nursery() as nursery:
-            while len(race.found) < k and (race.asked or race.waiting):
-                if race.lacks(k) and race.paused and not race.waiting:
+            while spare(run.row, race.found) < 0 and (race.asked or race.waiting):
+                if race.lacks(run.row) and race.paused and not race.waiting:
                     await self._wake(race)
-                while race.waiting and race.lacks(k):
+                while race.waiting and race.lacks(run.row):
                     candidate = race.waiting.pop(0)
                     race.asked[candidate[0]] = trio.current_time()
                     nursery.start_soon(self._ask, run, race, candidate, send)

@@ -24,7 +24,7 @@ from aggfs.engine.recovery.refill import Refill
 from aggfs.engine.recovery.sources import Report, Source, identify, open_newest, survey
 from aggfs.errors import AggfsError, BadConfig, StoreError, Unreachable
 from aggfs.formats.header import MEMBERS_LIMIT, SLOTS_LIMIT
-from aggfs.model import NO_ACCOUNT, AccountEntry, AccountId, VolumeId
+from aggfs.model import NO_ACCOUNT, AccountEntry, AccountId, VolumeId, spare
 from aggfs.placement.policy import StorageClass
 from aggfs.stores.base import Store
 from aggfs.sync.clock import HybridClock
@@ -119,7 +119,7 @@ class Recovery:
         accounts = len(self._refill.accounts())
         away = accounts - sum(source.id != NO_ACCOUNT for source in self._sources)
         policy = self._opened.policy
-        if away >= min(accounts, policy.n - policy.k + 1):
+        if away >= min(accounts, spare(policy, range(policy.n)) + 1):
             self._report(f"{away} accounts are left out: the latest changes may be missing")
 
     def tell_devices(self) -> None:
@@ -170,7 +170,8 @@ class Recovery:
             self._report(f"account {sources[account].name} did not take the new header: {error}")
         for name in sorted(self._ids.keys() - {one.name for one in self._sources}):
             self._report(f"account {name} keeps an older header, which does not know this device")
-        needed = min(len(sources), opened.policy.n - opened.policy.k + 1)
+        policy = opened.policy
+        needed = min(len(sources), spare(policy, range(policy.n)) + 1)
         if len(placed) < needed:
             with trio.move_on_after(UNDO_SECONDS, shield=True):
                 for account, (key, _) in placed.items():

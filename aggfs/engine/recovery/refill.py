@@ -38,6 +38,7 @@ from aggfs.model import (
     PutStripe,
     Stamp,
     StripeRow,
+    spare,
 )
 from aggfs.sync.image import ImageLoader
 from aggfs.sync.merge import apply_batch
@@ -228,7 +229,8 @@ class Refill:
         self, row: StripeRow, held: Mapping[AccountId, Source], used: Counter[AccountId]
     ) -> None:
         size = fragment_bytes(row.sealed_bytes, row.k)
-        confirmed, away = 0, 0
+        confirmed = 0
+        away: list[int] = []
         for index, place in enumerate(row.places):
             if not place:
                 continue
@@ -236,7 +238,7 @@ class Refill:
             used[account] += size  # an account that is away may have it
             source = held.get(account)
             if source is None:
-                away += 1
+                away.append(index)
                 continue
             name = self._keys.fragment_name(row.epoch, row.sid, index, account)
             if source.listing.size_of(name) == size:
@@ -246,7 +248,7 @@ class Refill:
         health = self.census.stripes
         if state.full:
             health.full += 1
-        elif state.confirmed_count + away >= row.k:
+        elif spare(row, (*state.in_place, *away)) >= 0:
             health.degraded += 1
         else:
             health.lost += 1

@@ -29,7 +29,7 @@ from aggfs.engine.writing.upload import PUT_SECONDS
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import Layout
+from aggfs.model import Layout, spare
 from aggfs.threads import in_thread
 
 GET_SECONDS = 60.0
@@ -221,7 +221,7 @@ class Repairs:
                 failures.append(error)
             else:
                 good[index] = data
-                if len(good) == state.row.k:
+                if spare(state.row, good) >= 0:
                     return good
         text = f"{len(good)} of {state.row.k} fragments are good"
         raise TooFewFragments(text, tuple(failures))

@@ -26,7 +26,7 @@ from aggfs.engine.pool import Pool
 from aggfs.engine.writing.upload import Parcel, Spreading, put_all
 from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
 from aggfs.formats.record import Buffer
-from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow
+from aggfs.model import NO_ACCOUNT, AccountId, Layout, StripeRow, spare
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import plan_fragments, plan_missing
 from aggfs.placement.policy import StorageClass
@@ -105,16 +105,14 @@ class Stripes:
         return state is not None and state.announced
 
     def _can_be_read(self, sid: bytes) -> bool:
-        state = self._state(sid)
-        return state.confirmed_count >= state.row.k
+        return self._state(sid).spare >= 0
 
     def _reached_quorum(self, state: StripeState) -> bool:
-        """k + 1 of n; k while the accounts of the rest are down."""
-        k, n = state.row.k, len(state.row.places)
-        count = state.confirmed_count
-        if count >= min(n, k + 1):
+        """One more may be lost (k + 1 of n), or as soon as it can be read while the accounts of the
+        rest are down."""
+        if state.spare >= min(1, spare(state.row, range(len(state.row.places)))):
             return True
-        return count >= k and not any(
+        return state.spare >= 0 and not any(
             self._answers(place)
             for index, place in enumerate(state.row.places)
             if not state.confirmed >> index & 1

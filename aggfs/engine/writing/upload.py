@@ -12,6 +12,7 @@ import trio
 
 from aggfs.engine.accounts import Account
 from aggfs.errors import StoreError, Unreachable
+from aggfs.model import spare
 from aggfs.stores.base import Buffer
 
 PUT_SECONDS = 60.0
@@ -56,7 +57,7 @@ class Spreading:
     @property
     def vanishing(self) -> int:
         """How many providers may vanish."""
-        return (self.n - self.k) // self.per_provider
+        return spare(self, range(self.n)) // self.per_provider
 
     def of(self, accounts: Iterable[Account], *, turn: int) -> Spread:
         """In a fixed order, turned, so that parity rotates. Full ones are left out where the others
