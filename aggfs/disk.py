@@ -134,6 +134,26 @@ def read_part(
     return data
 
 
+def read_at(
+    descriptor: int, start: int, length: int, new_memory: Callable[[int], memoryview]
+) -> memoryview | None:
+    """`length` bytes from `start`, past the page cache, of a file that others may use; what they
+    wrote before is among them. They lie in the page-aligned memory that `new_memory` gave for a
+    number of bytes. None where the file does not take it, ends before, or fails: reading it in
+    the usual way tells."""
+    first = start - start % ALIGNMENT
+    memory = new_memory(_aligned(start + length) - first)
+    with _direct(descriptor, os.O_RDONLY) as direct:
+        if direct is None:
+            return None
+        try:
+            done = os.preadv(direct, [memory], first)
+        except OSError:
+            return None
+    end = start - first + length
+    return memory[start - first : end] if done >= end else None
+
+
 def write_pieces(descriptor: int, pieces: Sequence[Buffer]) -> None:
     """Write the pieces one after the other, without joining them."""
     left = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
@@ -154,20 +174,32 @@ def _write_fully(descriptor: int, data: memoryview, start: int) -> None:
 
 
 def _write_direct(descriptor: int, data: memoryview, start: int) -> bool:
-    """Whether the file takes it directly. By a descriptor of its own: the flag is all users'."""
+    """Whether the file takes it directly."""
+    with _direct(descriptor, os.O_WRONLY) as direct:
+        if direct is None:
+            return False
+        try:
+            _write_fully(direct, data, start)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def _direct(descriptor: int, access: int) -> Iterator[int | None]:
+    """A descriptor of its own for direct requests, for the flag would be all users'. None where
+    the file system knows none, there is no /proc, or no descriptor is left."""
     try:
-        direct = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError:  # no O_DIRECT, no /proc, no descriptor left: it goes the usual way
-        return False
+        direct = os.open(f"/proc/self/fd/{descriptor}", access | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
     try:
-        _write_fully(direct, data, start)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return False
+        yield direct
     finally:
         os.close(direct)
-    return True
 
 
 def _read_direct(descriptor: int, start: int, length: int, buffers: AlignedBuffers) -> bytes | None:

@@ -13,6 +13,7 @@ from aggfs.disk import (
     WORTH_BYTES,
     AlignedBuffers,
     aligned_memory,
+    read_at,
     read_part,
     write_at,
     write_pieces,
@@ -98,6 +99,29 @@ def test_bytes_in_the_middle_are_written_and_no_others(directory, size, shift):
         assert os.pread(descriptor, 4 << 20, 0) == expected
         with open(os.path.join(directory, "file"), "rb") as file:
             assert file.read() == expected
+
+
+def aligned(size_bytes):
+    return memoryview(aligned_memory(size_bytes))
+
+
+@pytest.mark.parametrize("new_memory", [aligned, lambda size: aligned(size + 3)[3:]])
+def test_what_others_wrote_is_read_past_the_page_cache_or_not_at_all(directory, new_memory):
+    data = random.Random(1).randbytes(1_400_003)
+    with new_file(directory) as descriptor:
+        os.pwrite(descriptor, data, 0)  # not synced
+        for start, length in [*PARTS, (0, len(data)), (len(data) - 5, 5)]:
+            found = read_at(descriptor, start, length, new_memory)
+            whole = data[start : start + length]
+            assert found is None or found == whole
+            if new_memory is aligned and not directory.startswith("/dev/shm"):  # noqa: S108
+                assert (found is None) == (len(whole) < length)
+        os.pwrite(descriptor, b"newer", 300_001)
+        assert os.pread(descriptor, len(data), 0)[300_000:300_010] == (
+            data[300_000:300_001] + b"newer" + data[300_006:300_010]
+        )
+        found = read_at(descriptor, 300_001, 1 << 19, new_memory)
+        assert found is None or found[:6] == b"newer" + data[300_006:300_007]
 
 
 def test_a_loan_that_ended_is_noticed_on_either_way(tmp_path):

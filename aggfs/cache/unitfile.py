@@ -28,6 +28,7 @@ UNIT_BYTES = 64 * 1024
 GROUP_BYTES = 16
 PAGE_BYTES = 4096
 DIRECT_BYTES = 1024 * 1024  # for less, a reader would wait for a slow disk
+LONG_BYTES = 256 * 1024  # what a program that reads on and on asks for at once
 _CIPHER_ROOM_BYTES = 16
 _COPY_BYTES = 1024 * 1024
 _PUNCH_HOLE_KEEP_SIZE = 3
@@ -49,15 +50,15 @@ class UnitCipher(Protocol):
 
 
 class _Scratch(threading.local):
-    """A buffer per thread that is used again and again."""
+    """Page-aligned memory of a thread that is used again and again."""
 
     def __init__(self) -> None:
-        self.buffer = bytearray()
+        self.memory = memoryview(b"")
 
     def room(self, size_bytes: int) -> memoryview:
-        if len(self.buffer) < size_bytes:
-            self.buffer = bytearray(size_bytes)
-        return memoryview(self.buffer)[:size_bytes]
+        if len(self.memory) < size_bytes:
+            self.memory = memoryview(disk.aligned_memory(size_bytes))
+        return self.memory[:size_bytes]
 
 
 _scratch = _Scratch()
@@ -115,7 +116,8 @@ class UnitFile:
     def read(self, start: int, end: int) -> Buffer:
         """The plaintext of [start, end). Raises Damaged when the file ends before that."""
         if self._cipher is None:
-            data = os.pread(self._descriptor, end - start, start)
+            found = self._long(start, end)
+            data = bytes(found) if found else os.pread(self._descriptor, end - start, start)
             if len(data) != end - start:
                 raise Damaged("a sparse file is shorter than what was written to it")
             return data
@@ -123,7 +125,10 @@ class UnitFile:
         return self.decrypt(wide_start, self.raw(wide_start, wide_end), start, end)
 
     def read_cached(self, start: int, end: int) -> Buffer | None:
-        """As `read`, if all of it is in the page cache; None if not."""
+        """As `read`, if all of it is in the page cache; None if not, and of long runs: asking would
+        bring them there."""
+        if end - start >= LONG_BYTES:
+            return None
         wide_start, wide_end = group_of(start, end, self.granule)
         size = wide_end - wide_start
         room = _scratch.room(size)
@@ -136,6 +141,9 @@ class UnitFile:
     def raw(self, start: int, end: int, memory: memoryview | None = None) -> memoryview:
         """The bytes as they lie on the disk, in `memory` if given, else valid until this
         thread's next call here. Short files end in zeros."""
+        found = self._long(start, end) if memory is None else None
+        if found:
+            return found
         room = _scratch.room(end - start) if memory is None else memory
         count = 0
         while count < len(room):
@@ -145,6 +153,14 @@ class UnitFile:
                 break
             count += more
         return room
+
+    def _long(self, start: int, end: int) -> memoryview | None:
+        """A long run past the page cache, as it lies on the disk, valid until this thread's next
+        call here. None of others, and where that is not possible. The kernel keeps for the mount
+        what is read in long runs, and need not keep it twice."""
+        if end - start < LONG_BYTES:
+            return None
+        return disk.read_at(self._descriptor, start, end - start, _scratch.room)
 
     def decrypt(
         self,

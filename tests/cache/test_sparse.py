@@ -12,6 +12,7 @@ import pytest
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
 from aggfs.cache.sums import TABLE
+from aggfs.cache.unitfile import LONG_BYTES
 from aggfs.coding.cipher import XtsUnit
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
@@ -409,10 +410,11 @@ def test_a_frozen_block_is_read_whole_while_another_thread_edits_it(state):
         frozen.thaw()
 
 
-def test_a_reader_never_sees_a_torn_group(encrypted):
+@pytest.mark.parametrize("size", [UNIT, LONG_BYTES])
+def test_a_reader_never_sees_a_torn_group(encrypted, size):
     """Beside edits of whole ranges, each group of 16 bytes is old or new."""
     file = encrypted.open()
-    old, new = b"o" * UNIT, b"n" * UNIT
+    old, new = b"o" * size, b"n" * size
     file.write(0, old)
     stop = threading.Event()
 
@@ -425,10 +427,22 @@ def test_a_reader_never_sees_a_torn_group(encrypted):
     worker.start()
     try:
         for _ in range(300):
-            assert set(bytes(file.read(0, UNIT)[0])) <= set(b"on")
+            assert set(bytes(file.read(0, size)[0])) <= set(b"on")
     finally:
         stop.set()
         worker.join()
+
+
+def test_a_long_read_takes_what_was_just_written_and_leaves_no_second_copy(state):
+    """The kernel keeps what the mount asked for; it is not to keep the local copy as well."""
+    file = state.open()
+    data = bytes(range(256)) * (LONG_BYTES // 256 + 5)
+    file.write(0, data)
+    assert file.read(3, LONG_BYTES) == (data[3 : LONG_BYTES + 3], [])
+    file.write(100_000, b"newer")
+    assert file.read(99_999, LONG_BYTES)[0][:7] == data[99_999:100_000] + b"newer" + b"\xa5"
+    assert file.read_cached(0, LONG_BYTES) is None
+    assert file.read_cached(0, 5000) == data[:5000]
 
 
 class Interrupting:
