@@ -5,6 +5,7 @@ them without asking each other. Names of files are bytes; keys of objects are st
 """
 
 import enum
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, NamedTuple, NewType, Protocol
 
@@ -48,10 +49,23 @@ class Stamp(NamedTuple):
 
 
 class Layout(enum.IntEnum):
-    """How a sealed block is cut into k cells."""
+    """How a sealed block is cut into k cells, and what the fragments beyond the k-th hold: parity
+    or, in copies, the same cells again."""
 
     CONTIGUOUS = 0
     INTERLEAVE = 1
+    CONTIGUOUS_COPIES = 2
+    INTERLEAVE_COPIES = 3
+
+    @property
+    def in_copies(self) -> bool:
+        """Whether there is no parity."""
+        return self >= Layout.CONTIGUOUS_COPIES
+
+    @property
+    def cut(self) -> "Layout":
+        """How blocks are cut: the same with parity."""
+        return Layout(self & 1)
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
@@ -72,7 +86,7 @@ class StripeRow(msgspec.Struct, frozen=True, array_like=True):
 
     sid: Annotated[bytes, msgspec.Meta(min_length=24, max_length=24)]
     k: Annotated[int, msgspec.Meta(ge=1, le=128)]
-    layout: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    layout: Annotated[int, msgspec.Meta(ge=0, le=Layout.INTERLEAVE_COPIES.value)]
     storage_class: Annotated[int, msgspec.Meta(ge=0, le=255)]
     epoch: Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
     sealed_bytes: Annotated[
@@ -96,12 +110,22 @@ class Coded(Protocol):
         """A `Layout`."""
 
 
+def cell_of(code: Coded, index: int) -> int:
+    """Which cell of each block fragment `index` holds. Any k different ones give the block back;
+    fragments with the same one are copies of each other, and no more than one of them."""
+    return index % code.k if Layout(code.layout).in_copies else index
+
+
 def spare(code: Coded, indices: Iterable[int]) -> int:
     """How many of these fragments may be lost, whichever they are, and the rest still gives every
     block back; negative where not even all of them do.
 
-    The one place that knows what it takes: nobody else compares a number of fragments with k.
+    The one place that knows what it takes: nobody else compares a number of fragments with k. In
+    copies k + 1 of them, and more, may be copies of one cell.
     """
+    if Layout(code.layout).in_copies:
+        copies = Counter(cell_of(code, index) for index in set(indices))
+        return min(copies[cell] for cell in range(code.k)) - 1
     return len(set(indices)) - code.k
 
 

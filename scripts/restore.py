@@ -441,6 +441,11 @@ def header_salt(keys, epoch, fields):
     return salt
 
 
+def cell_of(row, index):
+    """Which cell of each block a fragment holds; in copies (layouts 2 and 3) several hold one."""
+    return index % row.k if row.layout >= 2 else index
+
+
 def cell_bytes(sealed_length, k):
     return 16 * -(-sealed_length // (16 * k))
 
@@ -461,7 +466,8 @@ class Stripe:
 
     def fetch(self):
         """As many fragments as are missing to k, side by side; whether any more could be had."""
-        count = max(1, self.row.k - len(self.fragments.keys() - self.bad))
+        good = {cell_of(self.row, index) for index in self.fragments.keys() - self.bad}
+        count = max(1, self.row.k - len(good))
         batch, self.waiting = self.waiting[:count], self.waiting[count:]
         found = self.volume.pool.map(lambda one: (one[0], one[1]()), batch)
         self.fragments.update((index, data) for index, data in found if data is not None)
@@ -471,10 +477,11 @@ class Stripe:
         """The plaintext of a block."""
         row, cells = self.row, {}
         while len(cells) < row.k:
-            for index in sorted(self.fragments.keys() - self.bad - cells.keys()):
-                cell = self.cell(index, number)
-                if cell is not None:
-                    cells[index] = cell
+            for index in sorted(self.fragments.keys() - self.bad):
+                if cell_of(row, index) not in cells:
+                    cell = self.cell(index, number)
+                    if cell is not None:
+                        cells[cell_of(row, index)] = cell
             if len(cells) < row.k and not self.fetch():
                 raise Lost(f"{len(cells)} of {row.k} fragments of stripe {row.sid.hex()} are good")
         kind = TABLE if number == len(row.lengths) - 1 else row.kind
@@ -494,14 +501,15 @@ class Stripe:
         return None
 
     def joined(self, number, cells):
-        """The sealed block from k cells."""
+        """The sealed block from k different cells."""
         k = self.row.k
         if max(cells) < k:
             primaries = [cells[index] for index in range(k)]
         else:
             decoder = zfec.Decoder(k, max(cells) + 1)
             primaries = decoder.decode(list(cells.values()), list(cells))
-        whole = self.gathered(primaries, number) if self.row.layout else b"".join(primaries)
+        interleaved = self.row.layout & 1
+        whole = self.gathered(primaries, number) if interleaved else b"".join(primaries)
         return whole[: self.row.lengths[number]]
 
     def gathered(self, primaries, number):

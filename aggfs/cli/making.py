@@ -48,7 +48,7 @@ _account_option = click.option(
 @click.option("--allow-complete-copy", is_flag=True, help="Let a provider have a complete copy.")
 @click.option(
     "--layout",
-    type=click.Choice([layout.name.lower() for layout in Layout]),
+    type=click.Choice([layout.name.lower() for layout in Layout if layout is layout.cut]),
     default="contiguous",
     show_default=True,
 )

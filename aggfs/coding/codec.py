@@ -5,6 +5,9 @@ all that must survive (staging). A fragment is a pure function of it and of (k, 
 
     fragment = header 128 ‖ for each block: cell ‖ MAC 16 ‖ tail up to a size class
 
+In copies (`Layout`) there is no parity: fragment i has the cells of fragment i mod k, under its
+own header and MACs.
+
 In the buffer each sealed block is followed by filler, keyed bytes of no meaning, long enough to
 complete the last cell for every k. So with layout `contiguous` the primary cells are slices of
 the buffer and are never copied, and no run of zeros in a fragment tells where a block ends.
@@ -253,16 +256,18 @@ def encode_steps(
     wanted = sorted(range(n) if indices is None else indices)
     step = -(-fragment_bytes(sealed.sealed_bytes, k) // _ALIGNMENT) * _ALIGNMENT
     room = (scratch or Scratch()).room(step * len(wanted))
+    headers = {index: header_of(keys, sealed, k, layout, index) for index in wanted}
     writers = {
         index: FragmentWriter(
             keys,
-            header_of(keys, sealed, k, layout, index),
+            header,
             fragment_bytes(sealed.sealed_bytes, k),
             room[at * step : (at + 1) * step],
         )
-        for at, index in enumerate(wanted)
+        for at, (index, header) in enumerate(headers.items())
     }
-    parities = [index for index in wanted if index >= k]
+    parities = [index for index, header in headers.items() if header.cell >= k]
+    slices = {index: header.cell for index, header in headers.items() if header.cell < k}
     coder = fastest_coder()
     for block, length in enumerate(sealed.sealed_bytes):
         cell = cell_bytes(length, k)
@@ -272,8 +277,8 @@ def encode_steps(
             coder.encode(primaries, parities, targets)
         for index, target in zip(parities, targets, strict=True):
             writers[index].add_mac(block, target)
-        for index in wanted[: len(wanted) - len(parities)]:
-            writers[index].add_cell(block, primaries[index])
+        for index, cell_index in slices.items():
+            writers[index].add_cell(block, primaries[cell_index])
         yield
     return {index: writer.finish() for index, writer in writers.items()}
 
@@ -285,7 +290,7 @@ def _primaries(
     cell = cell_bytes(sealed.sealed_bytes[block], k)
     start = sealed.offsets[block]
     whole = sealed.buffer[start : start + k * cell]
-    if layout is Layout.INTERLEAVE:
+    if layout.cut is Layout.INTERLEAVE:
         return scatter.scatter(whole, keys.scatter_key(sealed.epoch, sealed.sid, block), k)
     return [whole[at : at + cell] for at in range(0, k * cell, cell)]
 

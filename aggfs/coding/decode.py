@@ -3,7 +3,7 @@
 The other half of `codec`, whose words and whose `Scratch` it shares.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aggfs.coding import scatter
 from aggfs.coding.cipher import keystream
@@ -23,7 +23,7 @@ from aggfs.errors import Damaged
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.formats.sizes import MAC_BYTES, cell_bytes
-from aggfs.model import Layout, StripeRow, spare
+from aggfs.model import Coded, Layout, StripeRow, cell_of, spare
 
 
 class DamagedFragment(Damaged):
@@ -32,6 +32,16 @@ class DamagedFragment(Damaged):
     def __init__(self, text: str, index: int) -> None:
         super().__init__(text)
         self.index = index
+
+
+def chosen(code: Coded, indices: Iterable[int]) -> dict[int, int]:
+    """Of these fragments those that are used, by the cell that they hold: k different ones where
+    there are so many, primaries first."""
+    found: dict[int, int] = {}
+    for index in sorted(indices):
+        if len(found) < code.k:
+            found.setdefault(cell_of(code, index), index)
+    return found
 
 
 def check_cell(
@@ -55,8 +65,9 @@ def decode_block(
     cells: Mapping[int, Buffer],
     scratch: Scratch | None = None,
 ) -> Buffer:
-    """The plaintext of a block from any k (or more) of its cells, checked before and without
-    MAC. `kind` is the stripe's; its last block is opened as the table that it is."""
+    """The plaintext of a block from k (or more) of its cells, by fragment, checked before and
+    without MAC; ValueError where they do not give it back. `kind` is the stripe's; its last block
+    is opened as the table that it is."""
     length = row.sealed_bytes[block]
     place = place_of(kind, row.epoch, row.sid, block, len(row.sealed_bytes))
     extra_bytes = _extra_bytes(row, (length,))
@@ -116,8 +127,8 @@ def join_stripe(
 def _checked_cells(
     keys: VolumeKeys, row: StripeRow, first: int, count: int, runs: Mapping[int, Buffer]
 ) -> Iterator[tuple[int, dict[int, Buffer]]]:
-    """For each block its number and k checked cells, primaries where there are."""
-    views = {index: memoryview(runs[index]) for index in sorted(runs)[: row.k]}
+    """For each block its number and k checked cells by fragment, primaries where there are."""
+    views = {index: memoryview(runs[index]) for index in chosen(row, runs).values()}
     at = 0
     for block in range(first, first + count):
         end = at + cell_bytes(row.sealed_bytes[block], row.k) + MAC_BYTES
@@ -143,7 +154,7 @@ def _sealed_pieces(
     had to be decoded."""
     if spare(row, cells) < 0:
         raise ValueError(f"{len(cells)} cells cannot give a block of {row.k} back")
-    used = {index: cells[index] for index in sorted(cells)[: row.k]}
+    used = {cell: cells[index] for cell, index in chosen(row, cells).items()}
     missing = [index for index in range(row.k) if index not in used]
     if missing:
         cell = cell_bytes(row.sealed_bytes[block], row.k)
@@ -151,6 +162,6 @@ def _sealed_pieces(
         fastest_coder().decode(row.k, used, missing, made)
         used |= zip(missing, made, strict=True)
     primaries = [used[index] for index in range(row.k)]
-    if row.layout == Layout.INTERLEAVE:
+    if Layout(row.layout).cut is Layout.INTERLEAVE:
         return [scatter.gather(primaries, keys.scatter_key(row.epoch, row.sid, block))]
     return primaries

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aggfs.coding.codec import Scratch, SealedStripe, at_once, run_range, seal_steps
-from aggfs.coding.decode import DamagedFragment, check_cell, decode_block, decode_each
+from aggfs.coding.decode import DamagedFragment, check_cell, chosen, decode_block, decode_each
 from aggfs.coding.headers import open_header_of_fragment
 from aggfs.coding.keys import VolumeKeys
 from aggfs.errors import Damaged, TooFewFragments
@@ -122,7 +122,7 @@ def read_table_cells(
     known = _row(header, (header.table_bytes,) * blocks)
     checked = {
         index: check_cell(keys, known, index, blocks - 1, cells[index])
-        for index in sorted(cells)[: header.k]
+        for index in chosen(header, cells).values()
     }
     plain = decode_block(keys, known, header.kind, blocks - 1, checked)
     lengths, rows = decode_table(plain)

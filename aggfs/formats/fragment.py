@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from aggfs.errors import UnknownVersion
 from aggfs.formats.record import Buffer, Reader
 from aggfs.formats.sizes import FRAGMENT_HEADER_BYTES, SEALED_LEAST_BYTES, TAG_BYTES
+from aggfs.model import Layout, cell_of
 
 SALT_BYTES = 32
 FIELDS_BYTES = FRAGMENT_HEADER_BYTES - SALT_BYTES - TAG_BYTES
@@ -69,6 +70,11 @@ class FragmentHeader:
     table_offset: int
     table_bytes: int
 
+    @property
+    def cell(self) -> int:
+        """Which cell of each block the fragment holds."""
+        return cell_of(self, self.index)
+
     def of_stripe(self) -> "FragmentHeader":
         """What all fragments of the stripe have in common: this header, as fragment 0's."""
         return replace(self, index=0)
@@ -103,7 +109,7 @@ def decode_fields(data: Buffer) -> FragmentHeader:
         volume=reader.take(16),
         sid=reader.take(24),
         k=reader.number(1, low=1, high=K_LIMIT),
-        layout=reader.number(1, high=1),
+        layout=reader.number(1, high=max(Layout)),
         index=reader.number(1, high=N_LIMIT - 1),
         epoch=reader.number(4, low=1),
         blocks=reader.number(4, low=1, high=BLOCKS_LIMIT),

@@ -304,7 +304,7 @@ def decode_charter(data: Buffer) -> Charter:
 
 def _decode_policy(reader: Reader) -> VolumePolicy:
     k = reader.number(1, low=1, high=K_LIMIT)
-    return VolumePolicy(
+    policy = VolumePolicy(
         k=k,
         n=reader.number(1, low=k, high=N_LIMIT),
         per_provider=reader.number(1, low=1, high=N_LIMIT),
@@ -312,6 +312,9 @@ def _decode_policy(reader: Reader) -> VolumePolicy:
         suite=Suite(reader.number(1, high=max(Suite))),
         allow_complete_copy=bool(reader.number(1, high=1)),
     )
+    if policy.layout.in_copies and policy.n % k:
+        raise reader.damaged(f"{k}-of-{policy.n} cannot be in copies")
+    return policy
 
 
 def _decode_member(reader: Reader) -> Member:

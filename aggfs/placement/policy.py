@@ -41,6 +41,8 @@ def check_class(storage_class: StorageClass) -> None:
         raise BadConfig(f"{what}: k must be 1 to {K_LIMIT} and n 1 to {N_LIMIT}")
     if n < k:
         raise BadConfig(f"{what}: n must not be less than k")
+    if storage_class.layout.in_copies:
+        raise BadConfig(f"{what}: fragments that are copies are read, and not written yet")
     if not 0 <= storage_class.id <= 255:
         raise BadConfig(f"{what}: the class id must be 0 to 255")
     if storage_class.compression not in (None, "zstd"):

@@ -15,7 +15,7 @@ from aggfs.coding.headers import open_header_of_fragment
 from aggfs.errors import Damaged
 from aggfs.formats.fragment import Kind, Suite
 from aggfs.formats.sizes import size_class
-from aggfs.model import BLOCK_BYTES, Layout
+from aggfs.model import BLOCK_BYTES, Layout, StripeRow, spare
 from tests.support.stripes import (
     SID,
     content,
@@ -27,8 +27,10 @@ from tests.support.stripes import (
 )
 
 KEYS = keys_of_test_volume()
+CODES_IN_COPIES = st.sampled_from([(1, 2), (2, 4), (3, 6), (2, 6), (5, 10), (16, 32)])
 CODES = st.sampled_from([(1, 2), (2, 3), (2, 4), (3, 5), (4, 6), (5, 8), (10, 14), (16, 32)])
-LAYOUTS = st.sampled_from(list(Layout))
+LAYOUTS = st.sampled_from([Layout.CONTIGUOUS, Layout.INTERLEAVE])
+LAYOUTS_IN_COPIES = st.sampled_from([Layout.CONTIGUOUS_COPIES, Layout.INTERLEAVE_COPIES])
 
 
 def read_back(keys, row, fragments, *, kind=Kind.DATA) -> list[bytes]:
@@ -39,11 +41,20 @@ def read_back(keys, row, fragments, *, kind=Kind.DATA) -> list[bytes]:
 
 @st.composite
 def stripes(draw: st.DrawFn):
-    k, n = draw(CODES)
+    return draw(contents(*draw(CODES), draw(LAYOUTS)))
+
+
+@st.composite
+def stripes_in_copies(draw: st.DrawFn):
+    return draw(contents(*draw(CODES_IN_COPIES), draw(LAYOUTS_IN_COPIES)))
+
+
+@st.composite
+def contents(draw: st.DrawFn, k: int, n: int, layout: Layout):
     edges = [0, 1, k - 1, k, 63, 64, 65, 4095, 4096, 4097, 16 * k, 5000]
     lengths = draw(st.lists(st.sampled_from(edges), min_size=0, max_size=6))
     blocks = [content(length, seed) for seed, length in enumerate(lengths)]
-    return k, n, draw(LAYOUTS), blocks, draw(st.randoms())
+    return k, n, layout, blocks, draw(st.randoms())
 
 
 @given(stripes(), st.sampled_from([None, "zlib", "zstd"]))
@@ -64,6 +75,59 @@ def test_any_k_fragments_give_every_block_back(stripe, compress) -> None:
             for index, data in some.items()
         }
         assert decode.decode_block(KEYS, row, Kind.DATA, block, cells) == plain
+
+
+@given(stripes() | stripes_in_copies())
+def test_fragments_give_the_blocks_back_exactly_if_spare_is_not_negative(stripe) -> None:
+    k, n, layout, blocks, chance = stripe
+    sealed = sealed_stripe(KEYS, blocks)
+    fragments = fragments_of(KEYS, sealed, k=k, n=n, layout=layout)
+    row = row_of(sealed, k=k, n=n, layout=layout)
+    some = {index: fragments[index] for index in chance.sample(range(n), chance.randint(0, n))}
+    if spare(row, some) >= 0:
+        assert read_back(KEYS, row, some) == blocks
+        joined = decode.join_stripe(KEYS, row, Kind.DATA, some)
+        assert joined == sealed
+        assert fragments_of(KEYS, joined, k=k, n=n, layout=layout) == fragments
+    else:
+        with pytest.raises(ValueError, match="cannot give a block"):
+            decode.join_stripe(KEYS, row, Kind.DATA, some)
+
+
+@given(stripes() | stripes_in_copies())
+def test_so_many_fragments_may_be_lost_as_spare_says_and_no_more(stripe) -> None:
+    k, n, layout, _, chance = stripe
+    row = StripeRow(SID, k, layout, 0, 1, (84,), (b"",) * n)
+    held = set(chance.sample(range(n), chance.randint(0, n)))
+    more = spare(row, held)
+    if more >= 0:
+        lost = chance.sample(sorted(held), more)
+        assert spare(row, held.difference(lost)) >= 0
+        alike = [{i for i in held if i % k == cell} for cell in range(k)]
+        fewest = min(alike, key=len) if layout.in_copies else held
+        assert spare(row, held.difference(sorted(fewest)[: more + 1])) < 0
+
+
+def test_k_and_more_copies_of_one_cell_are_nothing() -> None:
+    row = row_of(sealed_stripe(KEYS, []), k=2, n=8, layout=Layout.CONTIGUOUS_COPIES)
+    assert [spare(row, some) for some in [(), (0, 2, 4, 6), (1, 3, 5, 7)]] == [-1, -1, -1]
+    assert [spare(row, some) for some in [(0, 1), (0, 2, 4, 5), (0, 3, 2, 5)]] == [0, 0, 1]
+    assert spare(row, range(8)) == 3
+
+
+@given(stripes_in_copies())
+def test_in_copies_the_cells_are_primary_ones_and_only_header_and_macs_differ(stripe) -> None:
+    k, n, layout, blocks, _ = stripe
+    sealed = sealed_stripe(KEYS, blocks)
+    fragments = fragments_of(KEYS, sealed, k=k, n=n, layout=layout)
+    split = fragments_of(KEYS, sealed, k=k, n=n, layout=layout.cut)
+    for block in range(len(blocks) + 1):
+        start, length = codec.cell_range(sealed.sealed_bytes, k, block)
+        cells = {index: data[start : start + length] for index, data in fragments.items()}
+        for index in range(n):
+            assert cells[index][:-16] == split[index % k][start : start + length - 16]
+        assert len({cell[-16:] for cell in cells.values()}) == n
+    assert len({data[:32] for data in fragments.values()}) == n
 
 
 @pytest.mark.parametrize("size", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES // 3])
@@ -110,7 +174,7 @@ def test_an_impossible_code_is_refused(k, n) -> None:
 # --- what a fragment depends on -------------------------------------------------------------------
 
 
-@given(stripes())
+@given(stripes() | stripes_in_copies())
 def test_a_fragment_does_not_depend_on_n_nor_on_which_others_are_made(stripe) -> None:
     k, n, layout, blocks, chance = stripe
     sealed = sealed_stripe(KEYS, blocks)

@@ -33,6 +33,7 @@ def unhex(texts: list[str]) -> list[bytes]:
 
 
 STRIPE = golden("stripe.json")
+COPIES = golden("copies.json")["stripes"]  # of the same blocks
 VOLUME = bytes.fromhex(STRIPE["volume"])
 MASTERS = tuple(unhex(STRIPE["masters"]))
 SID = bytes.fromhex(STRIPE["sid"])
@@ -87,7 +88,9 @@ def test_sparse_files() -> None:
     assert stored[fixed["offset"] :].hex() == fixed["ciphertext"]
 
 
-@pytest.mark.parametrize("fixed", STRIPE["stripes"], ids=lambda one: f"{one['k']} of {one['n']}")
+@pytest.mark.parametrize(
+    "fixed", STRIPE["stripes"] + COPIES, ids=lambda one: f"{one['k']} of {one['n']}"
+)
 def test_stripes(fixed: dict) -> None:
     k, n, layout = fixed["k"], fixed["n"], Layout(fixed["layout"])
     known = VolumeKeys(Keyring(VOLUME, MASTERS), suite=Suite(fixed["suite"]))
@@ -150,6 +153,26 @@ def test_a_stripe_is_read_as_the_document_says() -> None:
         offset += cell + 16
     assert opened[:2] == BLOCKS
     assert opened[2][-len(STRIPE["rows"]) // 2 :].hex() == STRIPE["rows"]
+
+
+def test_a_stripe_in_copies_is_read_as_the_document_says() -> None:
+    """Of 2-of-4 in copies, layout contiguous, the second copy of each cell: no code at all."""
+    fixed = COPIES[0]
+    assert (fixed["layout"], fixed["k"], fixed["n"]) == (2, 2, 4)
+    fragments = unhex(fixed["fragments"])
+    master, offset, opened = MASTERS[1], 128, []
+    for block, length in enumerate(fixed["sealed_bytes"]):
+        cell, joined = -(-length // 32) * 16, b""
+        for index in (2, 3):
+            found = fragments[index][offset : offset + cell]
+            key = derived(master, b"cell", SID, bytes([2, 2, index]))
+            mac = AESGCM(key).encrypt(block.to_bytes(12, "big"), b"", found)
+            assert mac == fragments[index][offset + cell : offset + cell + 16]
+            assert found == fragments[index - 2][offset : offset + cell]
+            joined += found
+        opened.append(joined[:length].hex())
+        offset += cell + 16
+    assert opened[:-1] == fixed["sealed"][:-1]
 
 
 def test_headers() -> None:

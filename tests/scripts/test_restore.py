@@ -143,6 +143,8 @@ async def filled(root: Path, **settings) -> tuple[Place, Dump]:
         (2, 3, Layout.CONTIGUOUS, None),
         (3, 5, Layout.CONTIGUOUS, "zstd"),
         (4, 6, Layout.INTERLEAVE, None),
+        (2, 4, Layout.CONTIGUOUS_COPIES, None),
+        (3, 6, Layout.INTERLEAVE_COPIES, "zstd"),
     ],
 )
 async def test_a_tree_comes_back_without_aggfs(tmp_path, k, n, layout, compression):
@@ -166,6 +168,18 @@ async def test_any_k_accounts_will_do(tmp_path):
     told = await restore(place)
     assert told.stderr.count("is left out") == 2
     assert_same(before, on_disk(tmp_path / "restored"))
+
+
+async def test_in_copies_any_one_account_of_2_of_4_may_be_missing(tmp_path):
+    place, before = await filled(tmp_path, k=2, n=4, layout=Layout.CONTIGUOUS_COPIES)
+    for number in range(4):
+        account = tmp_path / f"account{number}"
+        account.rename(tmp_path / "away")
+        told = await restore(place)
+        assert told.stderr.count("is left out") == 1
+        assert_same(before, on_disk(tmp_path / "restored"))
+        shutil.rmtree(tmp_path / "restored")
+        (tmp_path / "away").rename(account)
 
 
 async def test_every_kind_of_secret_opens(tmp_path):

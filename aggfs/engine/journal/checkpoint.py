@@ -29,7 +29,7 @@ from aggfs.errors import Unreachable
 from aggfs.formats.checkpoint import CheckpointHead, encode_parts
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import AccountId, Layout, Sid
+from aggfs.model import AccountId, Sid
 from aggfs.sync.image import image_of
 from aggfs.threads import in_thread
 
@@ -163,7 +163,7 @@ class Checkpointer:
                 sealed,
                 k=spread.k,
                 n=len(spread.homes),
-                layout=Layout(self._spreading.layout),
+                layout=self._spreading.cut,
             )
         )
         return [fragments[index] for index in range(len(spread.homes))]

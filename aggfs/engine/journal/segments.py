@@ -23,7 +23,7 @@ from aggfs.engine.writing.upload import Parcel, Spreading, put_all
 from aggfs.errors import Damaged, Unreachable
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import DeviceId, Layout, Sid
+from aggfs.model import DeviceId, Sid
 from aggfs.threads import in_thread
 
 LATE_ROUND = 64
@@ -221,7 +221,7 @@ class Segments:
                 sealed,
                 k=pending.k,
                 n=len(pending.homes),
-                layout=Layout(self._spreading.layout),
+                layout=self._spreading.cut,
             )
         )
 

@@ -12,7 +12,7 @@ import trio
 
 from aggfs.engine.accounts import Account
 from aggfs.errors import StoreError, Unreachable
-from aggfs.model import spare
+from aggfs.model import Layout, spare
 from aggfs.stores.base import Buffer
 
 PUT_SECONDS = 60.0
@@ -47,12 +47,17 @@ class Spread:
 @dataclass(slots=True)
 class Spreading:
     """How records of the journal are spread: as data is, but at most one fragment an account,
-    because their names tell no index. k and n follow the volume's policy."""
+    because their names tell no index, and never in copies. k and n follow the volume's policy."""
 
     k: int
     n: int
     layout: int
     per_provider: int
+
+    @property
+    def cut(self) -> Layout:
+        """The layout of what the journal puts."""
+        return Layout(self.layout).cut
 
     @property
     def vanishing(self) -> int:
