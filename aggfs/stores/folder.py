@@ -10,7 +10,6 @@ Everything here blocks, and is called in worker threads, several at once. Nothin
 stop: a caller that gave up has taken back the loan of its buffers, and the file gets no name.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -44,6 +43,7 @@ class Folder:
         """The root need not be there yet: its disk may be mounted later."""
         self.root = os.path.realpath(root)
         self._identity: tuple[int, int] | None = None
+        self._renumbering: dict[int, bool] = {}
         self._prepared: set[str] = set()
         self._lock = threading.Lock()
 
@@ -75,8 +75,11 @@ class Folder:
     def _inode_number(self) -> int:
         """The root's, 0 where such numbers do not last: then only its file system tells."""
         status = os.stat(self.root)
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            return 0 if numbers_inodes_anew(status.st_dev, file.read()) else status.st_ino
+        if status.st_dev not in self._renumbering:  # what a device is, it stays
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                anew = numbers_inodes_anew(status.st_dev, file.read())
+            self._renumbering[status.st_dev] = anew
+        return 0 if self._renumbering[status.st_dev] else status.st_ino
 
     def replace(self, path: str, loan: Loan) -> None:
         """Store what is lent under `path`, durably; what was there is replaced."""
@@ -187,15 +190,19 @@ class Folder:
         raise Unreachable(f"{directory}: the directory goes away again and again")
 
     def _prepare(self, directory: str) -> None:
-        """Make the directory durably, and clear it of stale parts: once for each directory."""
+        """Make the directory durably, or clear it of stale parts: once for each directory."""
         self.check_root()
-        made = self.root
+        made, new = self.root, False
         for name in filter(None, directory[len(self.root) :].split("/")):
             parent, made = made, f"{made}/{name}"
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(made)
+                new = True
+            except FileExistsError:
+                new = False
             sync_directory(parent)  # also when another thread, or a dead process, has made it
-        remove_stale_parts(directory)
+        if not new:
+            remove_stale_parts(directory)
         self._prepared.add(directory)
 
 
