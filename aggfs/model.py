@@ -110,6 +110,13 @@ class Coded(Protocol):
         """A `Layout`."""
 
 
+class Code(NamedTuple):
+    """A code, where nothing has it yet."""
+
+    k: int
+    layout: int
+
+
 def cell_of(code: Coded, index: int) -> int:
     """Which cell of each block fragment `index` holds. Any k different ones give the block back;
     fragments with the same one are copies of each other, and no more than one of them."""

@@ -140,7 +140,8 @@ class _Assembly:
         self.opened = opened
         self.state = state
         self.policy = Policy(config.classes[0], config.fragments_per_provider)
-        self.policy.use(opened.policy.k, opened.policy.n)  # what the configuration was not told
+        header = opened.policy  # knows what the configuration was not told
+        self.policy.use(header.k, header.n, header.layout)
         self.tree = LmdbTree(database)
         self.outbox = Outbox(database)
         self.blocks = Blocks(database)

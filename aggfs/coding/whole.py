@@ -24,7 +24,7 @@ def whole_fragment_steps(
     if len(view) != fragment_bytes(row.sealed_bytes, row.k):
         raise DamagedFragment(f"fragment {index} of stripe {row.sid.hex()} has a wrong size", index)
     blocks = len(row.sealed_bytes)
-    header = seal_header(keys, _header(keys, row, index))
+    header = seal_header(keys, header_in(keys, row, index))
     end = sum(run_range(row.sealed_bytes, row.k, 0, blocks))
     tail = keystream(keys.tail_key(row.epoch, header[:SALT_BYTES]), len(view) - end)
     if view[: len(header)] != header or view[end:] != tail:
@@ -36,7 +36,8 @@ def whole_fragment_steps(
         yield
 
 
-def _header(keys: VolumeKeys, row: StripeRow, index: int) -> FragmentHeader:
+def header_in(keys: VolumeKeys, row: StripeRow, index: int) -> FragmentHeader:
+    """What fragment `index` of a stripe of data says of itself."""
     blocks = len(row.sealed_bytes)
     return FragmentHeader(
         kind=Kind.DATA,

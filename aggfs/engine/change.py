@@ -106,7 +106,7 @@ class Changes:
                     self._opened, generation=self._opened.generation + 1, policy=policy
                 )
                 failed = await self._replace(volume, opened)
-            volume.parts.policy.use(policy.k, policy.n)
+            volume.parts.policy.use(policy.k, policy.n, policy.layout)
         return {"failed": failed}
 
     async def audit(self, volume: Volume, arguments: Arguments) -> Answer:

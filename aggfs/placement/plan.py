@@ -8,7 +8,9 @@ So once any account nears its capacity, a second plan is drawn, by remaining byt
 that leaves more usable space is taken.
 
 Which fragment goes to which of the chosen accounts is drawn from the seed, so that parity rotates
-and nothing of the order is the same for two stripes. The plan is a function of its arguments.
+and nothing of the order is the same for two stripes. In copies a second one of a cell comes after
+the first of each: where accounts are down, those that are placed are as different as may be. The
+plan is a function of its arguments.
 """
 
 from collections import Counter
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from aggfs.errors import BadConfig, NoSpace, Unreachable
-from aggfs.model import NO_ACCOUNT, AccountId
+from aggfs.model import NO_ACCOUNT, AccountId, Code, Layout, cell_of, spare
 from aggfs.placement.accounts import AccountState, pool_free_bytes
 from aggfs.placement.capacity import largest_volume
 from aggfs.placement.policy import per_provider_limit
@@ -27,7 +29,14 @@ DOUBLING_LEVEL = 0.01  # a second fragment at a provider, where q allows, to eve
 
 
 def plan_fragments(
-    accounts: Sequence[AccountState], *, n: int, k: int, q: int, size_bytes: int, seed: bytes
+    accounts: Sequence[AccountState],
+    *,
+    n: int,
+    k: int,
+    q: int,
+    size_bytes: int,
+    seed: bytes,
+    layout: Layout = Layout.CONTIGUOUS,
 ) -> tuple[AccountId, ...]:
     """The account of each of the n fragments, each `size_bytes` long, of a new stripe.
 
@@ -38,9 +47,17 @@ def plan_fragments(
     """
     held: tuple[frozenset[AccountId], ...] = (frozenset(),) * n
     placed = plan_missing(
-        accounts, held=held, missing=range(n), n=n, k=k, q=q, size_bytes=size_bytes, seed=seed
+        accounts,
+        held=held,
+        missing=range(n),
+        n=n,
+        k=k,
+        q=q,
+        size_bytes=size_bytes,
+        seed=seed,
+        layout=layout,
     )
-    if len(placed) < k:
+    if spare(Code(k, layout), placed) < 0:
         raise Unreachable(f"only {len(placed)} of the {k} accounts that a write needs answer")
     return tuple(placed.get(index, NO_ACCOUNT) for index in range(n))
 
@@ -55,6 +72,7 @@ def plan_missing(
     q: int,
     size_bytes: int,
     seed: bytes,
+    layout: Layout = Layout.CONTIGUOUS,
 ) -> Mapping[int, AccountId]:
     """Accounts for the `missing` fragments of a stripe, some of which may already be somewhere.
 
@@ -62,7 +80,9 @@ def plan_missing(
     object is not confirmed deleted counts against q (invariant 3). Indices that find no account
     because some are down are left out. Raises `NoSpace` if that is not the reason.
     """
-    request = _Request(tuple(missing), tuple(held), tuple(accounts), n, k, q, size_bytes, seed)
+    request = _Request(
+        tuple(missing), tuple(held), tuple(accounts), n, k, q, size_bytes, seed, layout
+    )
     writable = [state for state in accounts if state.writable]
     up = [state for state in writable if state.healthy]
     placed = request.best_plan(up)
@@ -168,6 +188,21 @@ class _Request:
     q: int
     size_bytes: int
     seed: bytes
+    layout: Layout
+
+    def in_turn(self) -> list[int]:
+        """The missing fragments, in the order in which they get their place."""
+        turns: Counter[int] = Counter()
+        turn_of = {}
+        for index in sorted(self.missing, key=self._lot):
+            cell = cell_of(self, index)
+            turn_of[index] = turns[cell]
+            turns[cell] += 1
+        # Those that may lie somewhere already have one place more to go: they can wait.
+        return sorted(turn_of, key=lambda index: (bool(self.held[index]), turn_of[index]))
+
+    def _lot(self, index: int) -> bytes:
+        return self.draw(index.to_bytes(2))
 
     def best_plan(self, candidates: Sequence[AccountState]) -> Mapping[int, AccountId]:
         """As many of the missing fragments as find room, on the candidates that suit best."""
@@ -241,12 +276,7 @@ class _Draft:
 
     def fill(self) -> "_Draft":
         """Place fragment after fragment until none is left or none finds room."""
-        request = self._request
-        # Those that may lie somewhere already have one place more to go: they can wait.
-        left = sorted(
-            request.missing,
-            key=lambda index: (bool(request.held[index]), request.draw(index.to_bytes(2))),
-        )
+        left = self._request.in_turn()
         while left:
             offers = [
                 (state, index)

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aggfs.errors import BadConfig, NoSpace, Unreachable
-from aggfs.model import NO_ACCOUNT, AccountId
+from aggfs.model import NO_ACCOUNT, AccountId, Layout
 from aggfs.placement.accounts import AccountState
 from aggfs.placement.plan import (
     check_complete_copy,
@@ -295,6 +295,28 @@ def test_fewer_than_k_answering_accounts_are_unreachable_and_not_full():
     states = [account(0, healthy=False), account(1, healthy=False), account(2)]
     with pytest.raises(Unreachable):
         plan_fragments(states, n=3, k=2, q=1, size_bytes=MIB, seed=b"")
+
+
+@pytest.mark.parametrize(("k", "copies"), [(2, 2), (2, 3), (3, 2), (4, 4)])
+def test_in_copies_what_is_placed_while_accounts_are_down_has_every_cell(k, copies):
+    """k accounts that answer get k different cells, never two copies of one."""
+    n = k * copies
+    for seed in range(50):
+        for up in range(k, n + 1):
+            states = [account(number, healthy=number < up) for number in range(n)]
+            places = plan_fragments(
+                states,
+                n=n,
+                k=k,
+                q=1,
+                size_bytes=MIB,
+                seed=bytes([seed, up]),
+                layout=Layout.CONTIGUOUS_COPIES,
+            )
+            placed = [index for index, place in enumerate(places) if place]
+            assert len(placed) == up
+            counts = Counter(index % k for index in placed)
+            assert min(counts[cell] for cell in range(k)) == up // k
 
 
 def test_a_drained_account_takes_nothing():

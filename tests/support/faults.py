@@ -14,7 +14,7 @@ import trio
 
 from aggfs.config import AccountConfig, Size
 from aggfs.engine.volume import Volume
-from aggfs.model import InodeRow
+from aggfs.model import InodeRow, Layout
 from aggfs.stores.base import Store
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
@@ -112,12 +112,14 @@ class Clouds:
 
 
 class Ground:
-    """A volume of k of n over such accounts."""
+    """A volume of k of n, or of k in so many copies, over such accounts."""
 
-    def __init__(self, place: Place, clouds: Clouds, k: int, n: int) -> None:
+    def __init__(self, place: Place, clouds: Clouds, k: int, n: int, layout: Layout) -> None:
         self.place = place
         self.clouds = clouds
         self.k, self.n = k, n
+        self.in_copies = layout.in_copies
+        self.may_fail = n // k - 1 if self.in_copies else n - k
         self.files: dict[bytes, bytes] = {}
 
     @property
@@ -131,7 +133,19 @@ class Ground:
 
     def survivable(self) -> list[tuple[str, ...]]:
         """All choices of accounts that may fail together, at least one."""
-        return self.subsets(*range(1, self.n - self.k + 1))
+        return self.subsets(*range(1, self.may_fail + 1))
+
+    def fatal(self, volume: Volume, row: InodeRow, names: tuple[str, ...]) -> tuple[str, ...]:
+        """So many accounts that a file of one stripe cannot be read without them: in code these;
+        in copies all that have what the first of these has."""
+        if not self.in_copies:
+            return names
+        (sid,) = volume.sids_of(volume.namespace.by_number(row.number))
+        fragments = self.fragments(volume)
+        held = {
+            account: index % self.k for (of, index), (account, _) in fragments.items() if of == sid
+        }
+        return tuple(account for account in held if held[account] == held[names[0]])
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Volume]:
@@ -198,16 +212,24 @@ class Ground:
 
 
 async def new_ground(
-    root: Path, k: int, n: int, *, accounts: int | None = None, quota_bytes: int = 0
+    root: Path,
+    k: int,
+    n: int,
+    *,
+    layout: Layout = Layout.CONTIGUOUS,
+    accounts: int | None = None,
+    quota_bytes: int = 0,
 ) -> Ground:
     """A new volume over n accounts, or more. From now on this trio run has no threads."""
     without_threads()
     count = accounts or n
     clouds = Clouds(f"a{number}" for number in range(count))
-    place = await make_volume(root, k=k, n=n, accounts=count, open_store=clouds.open_store)
+    place = await make_volume(
+        root, k=k, n=n, layout=layout, accounts=count, open_store=clouds.open_store
+    )
     declared = tuple(replace(one, quota_bytes=Size(quota_bytes)) for one in place.config.accounts)
     place = replace(place, config=replace(place.config, accounts=declared))
-    return Ground(place, clouds, k, n)
+    return Ground(place, clouds, k, n, layout)
 
 
 async def flushed(volume: Volume) -> None:

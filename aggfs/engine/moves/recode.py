@@ -20,7 +20,7 @@ from aggfs.engine.moves.rebalance import pages
 from aggfs.engine.moves.rewrite import Rewriter
 from aggfs.engine.volume import Volume
 from aggfs.errors import NoEntry, NoSpace, Unreachable
-from aggfs.model import DropStripe, PutStripe
+from aggfs.model import DropStripe, Layout, PutStripe
 from aggfs.placement.plan import check_complete_copy, plan_missing
 from aggfs.placement.policy import StorageClass, check_class
 
@@ -154,6 +154,7 @@ class Recoding:
             q=self._parts.policy.per_provider,
             size_bytes=size_of(state),
             seed=row.sid,
+            layout=Layout(row.layout),
         )
         if len(found) < n - before:
             raise Unreachable("accounts that should take new fragments do not answer")

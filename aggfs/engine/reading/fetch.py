@@ -2,7 +2,9 @@
 
 All accounts that hold a fragment are ranked by what the next read costs there; the best k are
 asked. When one fails, or is late (see `hedging`), the next is asked as well; the first k good
-answers win and the rest are cancelled. A cell whose MAC is wrong names its account, counts as a
+answers win and the rest are cancelled. In copies the next is always the next that has another
+cell than those who are asked, and beside a late one somebody with the same: so a read takes k
+requests there too, and nothing is decoded. A cell whose MAC is wrong names its account, counts as a
 failure, and is never used.
 """
 
@@ -23,7 +25,7 @@ from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, NotFound, Paused, StoreError, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import StripeRow, spare
+from aggfs.model import StripeRow, cell_of, spare
 from aggfs.threads import in_thread, list_in_slices
 
 DEADLINE_SECONDS = 25.0
@@ -65,6 +67,7 @@ class _Race:
     is late (another is asked in its place), who may not be hedged, who was left alone, what
     came, what failed."""
 
+    row: StripeRow
     waiting: list[Candidate]
     asked: dict[int, float] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)
@@ -73,9 +76,27 @@ class _Race:
     found: dict[int, bytes] = field(default_factory=dict)
     failures: list[Exception] = field(default_factory=list)
 
-    def lacks(self, row: StripeRow) -> bool:
+    @property
+    def _hoped_for(self) -> set[int]:
+        """The fragments that came, and those that may in time."""
+        return self.found.keys() | (self.asked.keys() - self.late)
+
+    def lacks(self) -> bool:
         """Whether those who answered, and those who may in time, are too few."""
-        return spare(row, (*self.found, *(self.asked.keys() - self.late))) < 0
+        return spare(self.row, self._hoped_for) < 0
+
+    def next(self) -> Candidate | None:
+        """Who is asked next: the first who has what is not hoped for already."""
+        return self._first_of_use(self.waiting, self._hoped_for)
+
+    def has_substitute(self, index: int) -> bool:
+        """Whether somebody could be asked beside who was asked for this fragment."""
+        others = self._hoped_for - {index}
+        return self._first_of_use((*self.waiting, *self.paused), others) is not None
+
+    def _first_of_use(self, candidates: Sequence[Candidate], held: set[int]) -> Candidate | None:
+        cells = {cell_of(self.row, index) for index in held}
+        return next((one for one in candidates if cell_of(self.row, one[0]) not in cells), None)
 
     def due(self, index: int, late_seconds: float) -> float:
         """When another is to be asked beside who was asked for this fragment. However late answers
@@ -85,9 +106,7 @@ class _Race:
 
     def patient_until(self, late_seconds: float) -> float:
         """Until when there is nothing to do but wait for answers."""
-        if not (self.waiting or self.paused):
-            return math.inf
-        waited_for = self.asked.keys() - self.late
+        waited_for = filter(self.has_substitute, self.asked.keys() - self.late)
         return min((self.due(index, late_seconds) for index in waited_for), default=math.inf)
 
 
@@ -129,7 +148,7 @@ class Fetcher:
     async def _blocks(self, run: Run, use: Use) -> None:
         if run.row.sid in self._staging and await self._from_staging(run, use):
             return
-        race = _Race(self._candidates(run.row))
+        race = _Race(run.row, self._candidates(run.row))
         with trio.move_on_after(self._patience_with(run.row.sid)):
             while True:
                 await self._gather(run, race)
@@ -186,11 +205,11 @@ class Fetcher:
         """Ask until those who answered are enough, or nobody is left to ask."""
         send, receive = trio.open_memory_channel[Answer](len(run.row.places))
         async with trio.open_nursery() as nursery:
-            while spare(run.row, race.found) < 0 and (race.asked or race.waiting):
-                if race.lacks(run.row) and race.paused and not race.waiting:
+            while spare(run.row, race.found) < 0 and (race.asked or race.next()):
+                if race.lacks() and race.paused and not race.next():
                     await self._wake(race)
-                while race.waiting and race.lacks(run.row):
-                    candidate = race.waiting.pop(0)
+                while race.lacks() and (candidate := race.next()) is not None:
+                    race.waiting.remove(candidate)
                     race.asked[candidate[0]] = trio.current_time()
                     nursery.start_soon(self._ask, run, race, candidate, send)
                 answer = None
@@ -212,6 +231,8 @@ class Fetcher:
         for index, asked_at in race.asked.items():
             if index in race.late or now < race.due(index, late_seconds):
                 continue
+            if not race.has_substitute(index):
+                continue
             silent = now >= asked_at + SILENT_SECONDS
             if silent or self._hedging.take():
                 race.late.add(index)
@@ -221,9 +242,9 @@ class Fetcher:
     @staticmethod
     async def _wake(race: _Race) -> None:
         """Accounts that were not asked, because they did not answer lately, are needed now."""
-        race.waiting, race.paused = race.paused, []
-        for _, account, _ in race.waiting:
+        for _, account, _ in race.paused:
             account.wake()
+        race.waiting, race.paused = race.paused + race.waiting, []
         await trio.sleep(WAKE_SECONDS)  # another read may be trying one of them just now
 
     async def _ask(
@@ -299,5 +320,6 @@ class Fetcher:
     def _too_few(self, run: Run, race: _Race, when: str) -> AggfsError:
         failures: Sequence[Exception] = race.failures
         said = "; ".join(sorted({str(error) for error in failures})) or "no answer"
-        text = f"{len(race.found)} of {run.row.k} fragments came {when}: {said}"
+        came = len(decode.chosen(run.row, race.found))
+        text = f"{came} of {run.row.k} fragments came {when}: {said}"
         return TooFewFragments(text, tuple(failures))

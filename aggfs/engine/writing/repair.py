@@ -2,9 +2,9 @@
 
 Theory of operation. A read that meets a bad fragment says so (`note`): its bit among the confirmed
 ones goes, and with that the stripe is unfinished. Unfinished stripes that are still staged are
-the business of `engine.writing.stripes`; all others are brought in from k good fragments and coded
-anew, which gives the same bytes, and what is missing is put where its row says. The rows are the
-list of what is to be done: it survives restarts, and a recovery leaves its own there.
+the business of `engine.writing.stripes`; of all others what is missing is made again of good
+fragments (k of them; in copies of one), which gives the same bytes, and put where the row says. The
+rows are the list of what is to be done: it survives restarts, and a recovery leaves its own there.
 
 An account that spoils what it is given must not be given the same again and again: a fragment
 that is bad once more after it was made again waits, twice as long each time.
@@ -23,13 +23,12 @@ from aggfs.cache.blocks import Blocks, StripeState
 from aggfs.cache.staging import Staging
 from aggfs.coding import codec, decode
 from aggfs.coding.keys import VolumeKeys
+from aggfs.coding.remake import is_of_use, made_together, make_again, needed_count
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.writing.holds import Holds
 from aggfs.engine.writing.upload import PUT_SECONDS
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
-from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
-from aggfs.model import Layout, spare
 from aggfs.threads import in_thread
 
 GET_SECONDS = 60.0
@@ -123,26 +122,27 @@ class Repairs:
     async def repair(self, sid: bytes) -> None:
         """Bring the missing fragments of a stripe back, as far as their accounts answer.
 
-        Raises `TooFewFragments` where k good ones cannot be had now. May be cancelled: what was
+        Raises `TooFewFragments` where those it takes cannot be had now. May be cancelled: what was
         put and not confirmed is put again, the same bytes.
         """
         async with self.holds.hold(sid):
             await self._repair(sid)
 
     async def remake(self, sid: bytes, indices: tuple[int, ...]) -> Mapping[int, list[Buffer]]:
-        """Fragments of a stripe made of k good ones: the same bytes as ever. Raises as `repair`.
+        """Fragments of a stripe made of good ones: the same bytes as ever. Raises as `repair`.
         The caller holds the stripe."""
         row = self._state(sid).row
-        await self._turn(row.k * codec.fragment_bytes(row.sealed_bytes, row.k))
-        good = await self._good_fragments(sid)
-        return await in_thread(self._make, self._state(sid), good, indices)
+        count = needed_count(row, indices)
+        await self._turn(count * codec.fragment_bytes(row.sealed_bytes, row.k))
+        good = await self._good_fragments(sid, indices)
+        return await in_thread(make_again, self._keys, row, good, indices)
 
     async def _repair(self, sid: bytes) -> None:
         """An account that fails keeps no other from getting what it lacks. What is staged still is
         put, and placed, by others: two that place one fragment would lose sight of a copy."""
         if sid in self._staging:
             return
-        failures: list[StoreError] = []
+        failures: list[StoreError | TooFewFragments] = []
         absent: dict[int, Account] = {}
         for index, account in self._missing(sid).items():
             try:
@@ -151,14 +151,27 @@ class Repairs:
             except StoreError as error:
                 failures.append(error)
         if absent:
-            made = await self.remake(sid, tuple(absent))
-            for index, account in absent.items():
-                try:
-                    await self._put(sid, index, account, made[index])
-                except StoreError as error:
-                    failures.append(error)
+            for together in made_together(self._state(sid).row, absent):
+                accounts = {index: absent[index] for index in together}
+                failures += await self._make_and_put(sid, accounts)
         if failures:
             raise failures[0]
+
+    async def _make_and_put(
+        self, sid: bytes, absent: Mapping[int, Account]
+    ) -> list[StoreError | TooFewFragments]:
+        """Make what these accounts lack, and put it; what of that failed."""
+        failures: list[StoreError | TooFewFragments] = []
+        try:
+            made = await self.remake(sid, tuple(absent))
+        except TooFewFragments as error:
+            return [error]
+        for index, account in absent.items():
+            try:
+                await self._put(sid, index, account, made[index])
+            except StoreError as error:
+                failures.append(error)
+        return failures
 
     def _state(self, sid: bytes) -> StripeState:
         state = self._blocks.stripe(sid)
@@ -198,9 +211,10 @@ class Repairs:
         self._confirm(sid, index)
         return True
 
-    async def _good_fragments(self, sid: bytes) -> Mapping[int, bytes]:
-        """k whole fragments that are what they should be. Those that were found bad or lost are
-        looked at last: an account may have come to its senses."""
+    async def _good_fragments(self, sid: bytes, wanted: tuple[int, ...]) -> Mapping[int, bytes]:
+        """Whole fragments that are what they should be, so many as it takes to make the wanted
+        ones. Those that were found bad or lost are looked at last: an account may have come to its
+        senses."""
         state = self._state(sid)
         good: dict[int, bytes] = {}
         failures: list[Exception] = []
@@ -210,6 +224,8 @@ class Repairs:
             if (account := self._accounts.get(place))
         ]
         for _, _, index, account in sorted(held, key=lambda one: one[:3]):
+            if not is_of_use(state.row, index, good, wanted):
+                continue
             try:
                 with _noting(account), trio.fail_after(GET_SECONDS):
                     data = await account.store.get(self._name(state, index, account))
@@ -221,10 +237,11 @@ class Repairs:
                 failures.append(error)
             else:
                 good[index] = data
-                if spare(state.row, good) >= 0:
-                    return good
-        text = f"{len(good)} of {state.row.k} fragments are good"
-        raise TooFewFragments(text, tuple(failures))
+        needed = needed_count(state.row, wanted)
+        if len(good) < needed:
+            text = f"{len(good)} of {needed} fragments are good"
+            raise TooFewFragments(text, tuple(failures))
+        return good
 
     def _check(self, state: StripeState, index: int, data: bytes) -> None:
         """In a worker: every cell of a fragment."""
@@ -233,23 +250,6 @@ class Repairs:
             start, length = codec.cell_range(row.sealed_bytes, row.k, block)
             cell = memoryview(data)[start : start + length]
             decode.check_cell(self._keys, row, index, block, cell)
-
-    def _make(
-        self, state: StripeState, good: Mapping[int, bytes], wanted: tuple[int, ...]
-    ) -> Mapping[int, list[Buffer]]:
-        """In a worker: the missing fragments, the same bytes as ever."""
-        row = state.row
-        sealed = decode.join_stripe(self._keys, row, Kind.DATA, good)
-        return codec.at_once(
-            codec.encode_steps(
-                self._keys,
-                sealed,
-                k=row.k,
-                n=len(row.places),
-                layout=Layout(row.layout),
-                indices=wanted,
-            )
-        )
 
     async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
         with _noting(account), trio.fail_after(PUT_SECONDS):

@@ -55,12 +55,16 @@ class Policy:
         used = self.storage_class
         self.spreading = Spreading(used.k, used.n, used.layout, self.per_provider)
 
-    def use(self, k: int, n: int) -> None:
-        """New stripes, and what the journal puts, are k of n from now on."""
+    def use(self, k: int, n: int, layout: Layout) -> None:
+        """New stripes, and what the journal puts, are k of n from now on. The volume's header has
+        the layout, too: where a configuration says otherwise, copies might be taken for parity."""
         known = self.storage_class
-        if (known.k, known.n) != (k, n):
-            self.storage_class = replace(known, id=(known.id + 1) % 256, k=k, n=n)
-            self.spreading.k, self.spreading.n = k, n
+        if (known.k, known.n, known.layout) != (k, n, layout):
+            number = (known.id + 1) % 256
+            self.storage_class = replace(known, id=number, k=k, n=n, layout=layout)
+            self.spreading.k, self.spreading.n, self.spreading.layout = k, n, layout
+        if layout.in_copies:
+            self.per_provider = 1  # two could be copies of each other
 
 
 class Stripes:
@@ -174,6 +178,7 @@ class Stripes:
                     q=self._policy.per_provider,
                     size_bytes=size,
                     seed=sealed.sid,
+                    layout=used.layout,
                 )
             )
         except (NoSpace, Unreachable) as error:
@@ -318,6 +323,7 @@ class Stripes:
                     q=self._policy.per_provider,
                     size_bytes=size,
                     seed=row.sid,
+                    layout=Layout(row.layout),
                 )
             )
         except (NoSpace, Unreachable):
