@@ -248,3 +248,14 @@ async def test_several_stripes_that_fail_are_one_error_of_ours(scene, patient_cl
     with pytest.raises(TooFewFragments):
         await scene.fill(0, SIZE)
     assert not scene.target.under_way
+
+
+async def test_what_is_fetched_past_a_full_disk_has_one_deadline_however_many_stripes(
+    scene, patient_clock
+):
+    """One stripe after the other is fetched, each in time by itself."""
+    scene.ground.break_all(FaultKind.SLOW, range(5), seconds=20)
+    began = trio.current_time()
+    with pytest.raises(TooFewFragments):
+        await scene.filler.pass_by(scene.target, [(0, SIZE)], scene.filler.deadline())
+    assert trio.current_time() - began == 25

@@ -19,7 +19,7 @@ from tests.simulation.clouds import Wrong
 from tests.simulation.oracle import File, Oracle
 
 NAMES_EACH = 4
-READ_SECONDS = 35.0
+READ_SECONDS = 30.0
 FLUSH_SECONDS = 90.0
 PIECE_BYTES = 100_000
 REFUSALS = (NoSpace, TooFewFragments, StoreError, Busy)

@@ -135,21 +135,25 @@ class Fetcher:
         self._hedging = Hedging()
         self._scratches = Pool(codec.Scratch, count=DECODERS)
 
-    async def blocks(self, run: Run, use: Use) -> None:
+    def deadline(self) -> float:
+        """Until when a reader who comes now may wait, however often he has to ask."""
+        return trio.current_time() + self._deadline_seconds
+
+    async def blocks(self, run: Run, use: Use, until: float = math.inf) -> None:
         """Hand the plaintext of a run of blocks, in order, to `use`; the buffers are valid until
-        it returns.
+        it returns. `until` is the `deadline` of a reader for whom this is not the first wait.
 
         Raises `TooFewFragments` when fewer than k good fragments came within the deadline, and
         what `use` raises. Cancellation leaves nothing behind but what `use` did.
         """
         with self._readers.work():
-            await self._blocks(run, use)
+            await self._blocks(run, use, until)
 
-    async def _blocks(self, run: Run, use: Use) -> None:
+    async def _blocks(self, run: Run, use: Use, until: float) -> None:
         if run.row.sid in self._staging and await self._from_staging(run, use):
             return
         race = _Race(run.row, self._candidates(run.row))
-        with trio.move_on_after(self._patience_with(run.row.sid)):
+        with trio.move_on_at(min(until, self._patient_until(run.row.sid))):
             while True:
                 await self._gather(run, race)
                 if spare(run.row, race.found) < 0:
@@ -161,14 +165,14 @@ class Fetcher:
         self._late[run.row.sid] = trio.current_time()
         raise self._too_few(run, race, "in time")
 
-    def _patience_with(self, sid: bytes) -> float:
+    def _patient_until(self, sid: bytes) -> float:
         """How long a read may take. The kernel tries a page again whose read-ahead failed: the
         second wait must not be as long as the first, or the reader's deadline is missed."""
         now = trio.current_time()
         self._late = {
             late: since for late, since in self._late.items() if now - since < LATE_SECONDS
         }
-        return SECOND_TRY_SECONDS if sid in self._late else self._deadline_seconds
+        return now + SECOND_TRY_SECONDS if sid in self._late else self.deadline()
 
     async def _from_staging(self, run: Run, use: Use) -> bool:
         """False when it is not to be had there: a stripe that is full is given back at any time."""

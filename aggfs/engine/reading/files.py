@@ -82,7 +82,12 @@ class Files:
     # --- reading ------------------------------------------------------------------------------
 
     async def read(self, number: int, offset: int, length: int) -> Buffer:
-        """At most `length` bytes; fewer only at the end of the file. Raises `TooFewFragments`."""
+        """At most `length` bytes; fewer only at the end of the file. Raises `TooFewFragments`.
+
+        What was fetched may be cut off or evicted before it is read, and is fetched again then:
+        there is one deadline for all of it.
+        """
+        until = self._filler.deadline()
         while True:
             end = min(offset + length, self._open_files.size(number))
             if offset >= end:
@@ -90,17 +95,19 @@ class Files:
             file = self._open_files.use(number)
             self._filler.read_ahead(file.target, offset, end)
             try:
-                found = await self._read_filling(file, offset, end)
+                found = await self._read_filling(file, offset, end, until)
             except NoSpace:
-                return await self._read_past(file, offset, end)
+                return await self._read_past(file, offset, end, until)
             if found is not None:
                 return found
 
-    async def _read_filling(self, file: OpenFile, offset: int, end: int) -> Buffer | None:
+    async def _read_filling(
+        self, file: OpenFile, offset: int, end: int, until: float
+    ) -> Buffer | None:
         """None: the file has another content now, which may be longer or shorter."""
         while True:
             sparse = file.sparse
-            await self._fill_all(file, sparse.missing(offset, end))
+            await self._fill_all(file, sparse.missing(offset, end), until)
             if file.sparse is not sparse:
                 return None
             if end - offset <= REQUEST_BYTES:
@@ -117,7 +124,7 @@ class Files:
     ) -> tuple[Buffer, list[tuple[int, int]]]:
         return await in_thread(file.sparse.read, offset, length, limiter=self._workers)
 
-    async def _read_past(self, file: OpenFile, offset: int, end: int) -> Buffer:
+    async def _read_past(self, file: OpenFile, offset: int, end: int, until: float) -> Buffer:
         """As `read`, where the local disk has no room for what is fetched: it goes to the reader
         and nowhere else. What is written here meanwhile is newer."""
         fetched: dict[int, Buffer] = {}
@@ -135,7 +142,7 @@ class Files:
                 for block in range(low // BLOCK_BYTES, -(-high // BLOCK_BYTES))
                 if block not in fetched
             ]
-            more = await self._filler.pass_by(file.target, unknown) if unknown else {}
+            more = await self._filler.pass_by(file.target, unknown, until) if unknown else {}
             if not more and state == (file.sparse, file.sparse.removals):
                 return laid_over(data, offset, holes, fetched)
             fetched.update(more)
@@ -146,11 +153,11 @@ class Files:
             file.target, holes
         )
 
-    async def _fill_all(self, file: OpenFile, missing: list[tuple[int, int]]) -> None:
+    async def _fill_all(self, file: OpenFile, missing: list[tuple[int, int]], until: float) -> None:
         if missing and not self._filler.fill_inline(file.target, missing):
             sources = self._filler.sources(file.target, missing)
             if sources:
-                await self._filler.fill(file.target, sources)
+                await self._filler.fill(file.target, sources, until)
 
     # --- writing ------------------------------------------------------------------------------
 

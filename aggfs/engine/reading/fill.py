@@ -15,6 +15,7 @@ waits for that itself.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +30,7 @@ from aggfs.cache.unitfile import disk_refusal
 from aggfs.engine.reading.ahead import ReadAhead
 from aggfs.engine.reading.fetch import Fetcher, Run
 from aggfs.engine.works import Works
-from aggfs.errors import AggfsError, Damaged
+from aggfs.errors import AggfsError, Damaged, TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.formats.record import Buffer
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Content, Extent
@@ -161,16 +162,23 @@ class Filler:
         finally:
             self._runs_ahead -= 1
 
-    async def fill(self, target: Target, extents: Sequence[Extent]) -> None:
-        """As `bring`, for somebody who waits for them: blocks that the map has just said."""
+    def deadline(self) -> float:
+        """Until when a reader who comes now may wait, however often he has to look again."""
+        return self._fetcher.deadline()
+
+    async def fill(
+        self, target: Target, extents: Sequence[Extent], until: float = math.inf
+    ) -> None:
+        """As `bring`, for somebody who waits for them: blocks that the map has just said. He
+        waits no longer than `until`."""
         with self._waited_for.work():
             mine, others = self._claim(target, extents)
             for arrival in others:
                 arrival.wanted.set()
             if mine:
                 with self._missed.work():
-                    await self._fetch_all(target, mine)
-            await self._wait_for(others)
+                    await self._fetch_all(target, mine, until)
+            await self._wait_for(others, until)
 
     async def bring(self, target: Target, missing: Iterable[tuple[int, int]]) -> None:
         """Bring what the map has for these ranges, as far as they are holes; returns when none of
@@ -201,17 +209,20 @@ class Filler:
         return mine, others
 
     @staticmethod
-    async def _wait_for(others: Sequence[Arrival]) -> None:
+    async def _wait_for(others: Sequence[Arrival], until: float = math.inf) -> None:
         for arrival in others:
-            await arrival.done.wait()
+            with trio.move_on_at(until):
+                await arrival.done.wait()
             if arrival.error is not None:
                 raise arrival.error
+            if not arrival.done.is_set():
+                raise TooFewFragments("what another fetches did not come in time", ())
 
     async def pass_by(
-        self, target: Target, missing: Sequence[tuple[int, int]]
+        self, target: Target, missing: Sequence[tuple[int, int]], until: float
     ) -> dict[int, Buffer]:
-        """What the map has of the blocks of these ranges, by their numbers; nothing is kept here,
-        where the local disk has no room for it. Raises as `bring`."""
+        """What the map has of the blocks of these ranges, by their numbers, before `until`;
+        nothing is kept here, where the local disk has no room for it. Raises as `bring`."""
         content = self._content_of(target.inode)
         if content is not None and content.inline:
             touched = any(start < BLOCK_BYTES for start, _ in missing)
@@ -227,7 +238,7 @@ class Filler:
         for extent in self.sources(target, missing):
             with self._waited_for.work():
                 use = partial(take, first=extent.block)
-                await self._fetcher.blocks(self._run_of(extent), use)
+                await self._fetcher.blocks(self._run_of(extent), use, until)
         return found
 
     async def _let_readers_go(self, arrival: Arrival) -> None:
@@ -242,15 +253,17 @@ class Filler:
                     await self._missed.settled()
                 nursery.cancel_scope.cancel()
 
-    async def _fetch_all(self, target: Target, runs: Sequence[tuple[Extent, Arrival]]) -> None:
+    async def _fetch_all(
+        self, target: Target, runs: Sequence[tuple[Extent, Arrival]], until: float = math.inf
+    ) -> None:
         if len(runs) == 1:
-            await self._fetch(target, *runs[0])
+            await self._fetch(target, *runs[0], until)
             return
         errors: list[AggfsError] = []
 
         async def fetch(run: Extent, arrival: Arrival) -> None:
             try:
-                await self._fetch(target, run, arrival)
+                await self._fetch(target, run, arrival, until)
             except AggfsError as error:
                 errors.append(error)
 
@@ -266,13 +279,16 @@ class Filler:
         target.under_way.update(dict.fromkeys(range(run.block, run.block + run.count), arrival))
         return arrival
 
-    async def _fetch(self, target: Target, run: Extent, arrival: Arrival) -> None:
+    async def _fetch(
+        self, target: Target, run: Extent, arrival: Arrival, until: float = math.inf
+    ) -> None:
         """Bring one run that was announced by `_expect`."""
         place = arrival.place
         try:
             if arrival.patient:
                 await self._let_readers_go(arrival)
-            await self._fetcher.blocks(self._run_of(run), partial(self._land, place, run.block))
+            land = partial(self._land, place, run.block)
+            await self._fetcher.blocks(self._run_of(run), land, until)
         except AggfsError as error:
             if target.sparse is place.sparse:  # else the file began anew, and nobody wants these
                 arrival.error = error

@@ -50,17 +50,18 @@ class OldBytes:
             return b""
         if old.content.inline:
             return old.content.inline[offset:end]
+        until = self._fetcher.deadline()
         out = bytearray(end - offset)
         with self._readers.work():
             for run in _runs(old.extents, offset // BLOCK_BYTES, blocks_of(end)):
-                for number, data in enumerate(await self._blocks_of(run), run.block):
+                for number, data in enumerate(await self._blocks_of(run, until), run.block):
                     start = number * BLOCK_BYTES
                     low, high = max(start, offset), min(start + len(data), end)
                     if low < high:
                         out[low - offset : high - offset] = data[low - start : high - start]
         return out
 
-    async def _blocks_of(self, run: Extent) -> Sequence[bytes]:
+    async def _blocks_of(self, run: Extent, until: float) -> Sequence[bytes]:
         places = [(run.sid, run.index + step) for step in range(run.count)]
         if all(place in self._kept for place in places):
             return [self._kept[place] for place in places]
@@ -73,7 +74,7 @@ class OldBytes:
         async def take(blocks: Sequence[Buffer]) -> None:
             found.extend(map(bytes, blocks))
 
-        await self._fetcher.blocks(wanted, take)
+        await self._fetcher.blocks(wanted, take, until)
         for place, data in zip(places, found, strict=True):
             self._kept[place] = data
         while len(self._kept) > BLOCKS_KEPT:
