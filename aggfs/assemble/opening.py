@@ -41,7 +41,7 @@ from aggfs.engine.moves import movement
 from aggfs.engine.names import attributes as attribute_tables
 from aggfs.engine.names.namespace import Namespace
 from aggfs.engine.pace import Pace
-from aggfs.engine.past import clone
+from aggfs.engine.past import clone, undelete
 from aggfs.engine.reading import openfiles as file_tables
 from aggfs.engine.reading.fetch import Fetcher
 from aggfs.engine.reading.files import Files
@@ -80,6 +80,7 @@ TABLES = (
     *file_tables.TABLES,
     *attribute_tables.TABLES,
     *clone.TABLES,
+    *undelete.TABLES,
     *movement.TABLES,
     *publish.TABLES,
     *strays.TABLES,

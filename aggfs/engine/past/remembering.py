@@ -38,7 +38,7 @@ class Remembering:
         self._parts = parts = volume.parts
         self.history = History(volume)
         self.trash = Trash(parts, self.history.versions)
-        self.undelete = Undelete(parts, self.trash, self.history)
+        self.undelete = Undelete(volume, self.trash, self.history)
         self.cloning = Cloning(volume, self.history, self._lookback())
         self._making_room = trio.Lock()
         self._promised = 0  # bytes given up whose room comes by `_promised_until`
@@ -147,7 +147,7 @@ def remembering(volume: Volume) -> Feature:
             "trash-empty": past.empty_trash,
             "undelete": past.undelete.undelete,
         },
-        jobs={"letting go of the past": past.run},
+        jobs={"letting go of the past": past.run, "undeleting": past.undelete.run},
         figures={"trash_bytes": past.trash.size_bytes},
         reclaimable_bytes=past.trash.size_bytes,
     )
