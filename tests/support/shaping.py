@@ -3,9 +3,11 @@
     with far_away(server.endpoint, 5, Distance(rtt_seconds=0.04, bytes_per_second=8e6)) as ways:
         ... ways[0] ... ways[4]: endpoints, each as if at another provider ...
 
-Bytes are delivered half a round trip after they were read; the bandwidth, the same in both
-directions, is shared by all connections of a way. The relay is a process of its own, so that it
-takes nothing from the program that measures. Scripts may import this.
+Each way has an address of its own, 127.0.N.1, and all have one port, for clients that take a
+pattern with a number in it. Bytes are delivered half a round trip after they were read; the
+bandwidth, the same in both directions, is shared by all connections of a way. The relay is a
+process of its own, so that it takes nothing from the program that measures. Scripts may import
+this.
 """
 
 import contextlib
@@ -47,10 +49,16 @@ def far_away(endpoint: str, count: int, distance: Distance) -> Iterator[list[str
     )
     try:
         assert process.stdout is not None
-        yield [f"http://{HOST}:{port}" for port in json.loads(process.stdout.readline())]
+        port = json.loads(process.stdout.readline())
+        yield [f"http://{address(number)}:{port}" for number in range(count)]
     finally:
         process.kill()
         process.communicate()
+
+
+def address(number: int) -> str:
+    """Where the way of that number listens."""
+    return f"127.0.{number}.1"
 
 
 class Pace:
@@ -68,10 +76,10 @@ class Pace:
 
 
 async def relay(port: int, count: int, distance: Distance) -> None:
-    """Listen on `count` ports, print them, and pass everything on to `port` until killed."""
+    """Listen on `count` addresses, print the port, and pass all on to `port` until killed."""
+    own_port = 0
     async with trio.open_nursery() as nursery:
-        ports = []
-        for _ in range(count):
+        for number in range(count):
             up, down = Pace(distance.bytes_per_second), Pace(distance.bytes_per_second)
 
             async def serve(client: trio.SocketStream, up: Pace = up, down: Pace = down) -> None:
@@ -80,10 +88,10 @@ async def relay(port: int, count: int, distance: Distance) -> None:
                         both.start_soon(_pass_on, client, server, up, distance)
                         both.start_soon(_pass_on, server, client, down, distance)
 
-            listeners = await trio.open_tcp_listeners(0, host=HOST)
-            ports.append(listeners[0].socket.getsockname()[1])
+            listeners = await trio.open_tcp_listeners(own_port, host=address(number))
+            own_port = listeners[0].socket.getsockname()[1]
             nursery.start_soon(trio.serve_listeners, serve, listeners)
-        print(json.dumps(ports), flush=True)
+        print(json.dumps(own_port), flush=True)
 
 
 async def _pass_on(
