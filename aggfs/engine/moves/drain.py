@@ -93,11 +93,12 @@ class Draining:
         """Move what can be moved now; whether something was or is left."""
         left = False
         batch: list[Move] = []
+        others: list[bytes] = []
         for page in pages(self._parts):
-            others = [one for one in page if not is_ours(self._parts, one)]
-            left = await self._seal_again(others, account) or left
             for state in page:
-                if state in others:
+                if not is_ours(self._parts, state):
+                    if _indices_at(state, account.id):
+                        others.append(state.row.sid)
                     continue
                 left = left or self._names(state, account)
                 batch += self._moves(state, account, preferred, batch)
@@ -108,15 +109,8 @@ class Draining:
         await carry_out(self._mover, batch, told)
         if account.healthy and self._parts.blocks.moving():
             await self._mover.settle()
-        return left
-
-    async def _seal_again(self, states: Sequence[StripeState], account: Account) -> bool:
-        """Seal again what is live of these stripes, as far as they are there; whether something of
-        them is live yet."""
-        there = [state for state in states if _indices_at(state, account.id)]
-        return bool(there) and await self._rewriter.replace_all(
-            there, self._parts.policy.storage_class, self._turn
-        )
+        used = self._parts.policy.storage_class
+        return await self._rewriter.replace_all(others, used, self._turn) or left
 
     async def _turn(self, state: StripeState) -> None:
         await self._mover.pace.turn(sum(state.row.sealed_bytes))

@@ -7,7 +7,7 @@ stripes of another device, whose fragments are not ours to change. Either way a 
 is so by its row, so that whatever is cut short goes on where it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import trio
 from msgspec.structs import replace
@@ -96,6 +96,7 @@ class Recoding:
     async def _round(self, chosen: set[bytes] | None, used: StorageClass, told: Told) -> bool:
         """One round over all stripes; whether one that differs is left."""
         left = False
+        others: list[bytes] = []
         for page in pages(self._parts):
             todo = [
                 state
@@ -105,10 +106,9 @@ class Recoding:
             same_k = [one for one in todo if one.row.k == used.k and is_ours(self._parts, one)]
             for state in same_k:
                 left = not await self._change_n(state.row.sid, used.n, told) or left
-            others = [state for state in todo if state not in same_k]
-            left = await self._change_k(others, used) or left
+            others += [state.row.sid for state in todo if state not in same_k]
             await trio.lowlevel.checkpoint()
-        return left
+        return await self._rewriter.replace_all(others, used, self._turn) or left
 
     def _differs(self, state: StripeState, used: StorageClass) -> bool:
         """Whether a stripe is not as it should be. Those on their way out are left alone."""
@@ -190,12 +190,6 @@ class Recoding:
         )
         self._parts.namespace.add_control(PutStripe(row))
         return True
-
-    # --- another k ----------------------------------------------------------------------------
-
-    async def _change_k(self, states: Sequence[StripeState], used: StorageClass) -> bool:
-        """Seal what is live of these stripes again; whether something of them is live yet."""
-        return bool(states) and await self._rewriter.replace_all(states, used, self._turn)
 
     async def _turn(self, state: StripeState) -> None:
         await self._mover.pace.turn(sum(state.row.sealed_bytes))

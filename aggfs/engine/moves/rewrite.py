@@ -31,13 +31,15 @@ from aggfs.formats.table import (
     encode_rows,
     row_bytes,
 )
-from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Relocate, Sid, StripeRow
+from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, DropStripe, Relocate, Sid, StripeRow
 from aggfs.placement.policy import StorageClass
 from aggfs.sync.versions import follow_moves
 from aggfs.threads import in_slices, in_thread
 
 STORED_SECONDS = 300.0
 PIECES_LIMIT = 4096
+SHARE_STRIPES = 50_000  # what is live of them is in memory
+STRIPES_AT_ONCE = 200
 
 Turn = Callable[[StripeState], Awaitable[None]]
 
@@ -58,20 +60,43 @@ class Rewriter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def replace_all(
-        self, states: Sequence[StripeState], used: StorageClass, turn: Turn
-    ) -> bool:
+    async def replace_all(self, sids: Sequence[bytes], used: StorageClass, turn: Turn) -> bool:
         """Let nothing refer to these stripes any more, as far as they are in the accounts: what is
         live of them is sealed again. Whether something was live; the caller looks again then, for
-        it may be so for a while yet. Raises as `rewrite_all`."""
+        it may be so for a while yet: what refers to them is looked for once, before the first is
+        read. Raises as `rewrite_all`."""
+        was_live = False
+        failures: list[TooFewFragments | Damaged] = []
+        for start in range(0, len(sids), SHARE_STRIPES):
+            live = await self._live(sids[start : start + SHARE_STRIPES])
+            known = [sid for sid, blocks in live.blocks.items() if blocks]
+            was_live = was_live or bool(known)
+            for at in range(0, len(known), STRIPES_AT_ONCE):
+                try:
+                    ready = self._ready(known[at : at + STRIPES_AT_ONCE])
+                    await self.rewrite_all(ready, live, used, turn)
+                except (TooFewFragments, Damaged) as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+        return was_live
+
+    async def _live(self, sids: Sequence[bytes]) -> Live:
+        """What is live of these stripes, by one walk over all that may refer to them."""
         await self._parts.database.durable()
         with self._parts.database.snapshot() as snapshot:
-            live = await in_slices(live_steps(snapshot, [state.row.sid for state in states]))
-        known = [state for state in states if live.blocks[state.row.sid]]
-        staging = self._parts.staging
-        ready = [one for one in known if one.announced and one.row.sid not in staging]
-        await self.rewrite_all(ready, live, used, turn)
-        return bool(known)
+            return await in_slices(live_steps(snapshot, sids))
+
+    def _ready(self, sids: Sequence[bytes]) -> list[StripeState]:
+        """Those of these stripes that are in the accounts now, and not on their way out."""
+        states = [state for sid in sids if (state := self._parts.blocks.stripe(sid)) is not None]
+        return [one for one in states if one.announced and not self._is_leaving(one.row.sid)]
+
+    def _is_leaving(self, sid: bytes) -> bool:
+        """Whether a stripe is not in all its accounts yet, or soon in none any more."""
+        told = self._parts.tree.control(b"s" + sid)
+        dying = told is not None and isinstance(told.entry, DropStripe)
+        return dying or sid in self._parts.staging
 
     async def rewrite_all(
         self,
