@@ -343,7 +343,7 @@ def _meaning_faults(config: Config) -> Iterator[str]:
         yield "fragments_per_provider: must be at least 1"
     for index, storage_class in enumerate(config.classes):
         try:
-            check_class(storage_class)
+            check_class(storage_class, config.fragments_per_provider)
         except BadConfig as error:
             yield f"classes[{index}]: {error}"
     yield from _twice("classes", "id", [storage_class.id for storage_class in config.classes])

@@ -63,6 +63,11 @@ class Layout(enum.IntEnum):
         return self >= Layout.CONTIGUOUS_COPIES
 
     @property
+    def copied(self) -> "Layout":
+        """In copies, blocks cut the same way."""
+        return Layout(self.cut + Layout.CONTIGUOUS_COPIES)
+
+    @property
     def cut(self) -> "Layout":
         """How blocks are cut: the same with parity."""
         return Layout(self & 1)

@@ -5,8 +5,9 @@
 
 INTO is a folder that is empty or does not exist. An ACCOUNT is a directory, or
 s3://BUCKET/PREFIX?endpoint=URL&region=R&profile=P (credentials as the AWS tools find them). Of n
-accounts any k will do (in copies, layouts 2 and 3: any with one copy of everything). Without an option the words or the passphrase are asked for. Nothing is
-written to any account. Exit code 1: something is missing, and was named.
+accounts any k will do (of fragments in copies: any that have one of each). Without an option the
+words or the passphrase are asked for. Nothing is written to any account. Exit code 1: something is
+missing, and was named.
 
 Needs Python 3.10, `cryptography` (44 for passphrases) and `zfec`; `boto3` for S3 and `zstandard`
 for volumes that compress with it. Everything here follows docs/formats.md; the numbers in

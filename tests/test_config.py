@@ -75,6 +75,7 @@ accounts = st.builds(
     path_style=st.booleans(),
     profile=texts,
 )
+COPIES = 'layout = "contiguous_copies"'
 configs = st.builds(
     Config,
     name=st.from_regex("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", fullmatch=True),
@@ -120,6 +121,15 @@ def test_what_is_written_is_read_back(config):
     assert parse(dump(config)) == config
 
 
+@pytest.mark.parametrize("layout", [Layout.CONTIGUOUS_COPIES, Layout.INTERLEAVE_COPIES])
+def test_copies_are_written_and_read_back(layout):
+    """One fragment at each provider; with more, two could be copies of each other."""
+    config = replace(parse(GOOD), classes=(StorageClass(0, "default", 2, 4, layout),))
+    assert parse(dump(config)) == config
+    with pytest.raises(BadConfig, match="2-of-4 in copies: a provider may hold 1 fragment, not 2"):
+        parse(dump(replace(config, fragments_per_provider=2)))
+
+
 def test_a_good_configuration_is_read_with_its_defaults():
     config = parse(GOOD)
     assert config.volume == VolumeId(bytes.fromhex("00112233445566778899aabbccddeeff"))
@@ -154,6 +164,7 @@ def test_a_good_configuration_is_read_with_its_defaults():
         ("k = 2", "k = 2.0", "classes[0].k: must be a whole number, not 2.0"),
         ("k = 2", "k = 9", "classes[0]: class 'default': 9-of-3: n must not be less than k"),
         ("k = 2", 'k = 2\nlayout = "x"', "classes[0].layout: unknown layout 'x' (contiguous, int"),
+        ("k = 2", f"k = 2\n{COPIES}", "classes[0]: class 'default': 2-of-3 in copies: n must be a"),
         ("k = 2", 'k = 2\ncompression = "rar"', "classes[0]: class 'default': 2-of-3: unknown co"),
         ('fsync = "cloud"', 'fsync = "maybe"', "mount.fsync: must be 'local' or 'cloud', not 'm"),
         ('fsync = "cloud"', 'staging_limit = "1 MiB"', "mount.staging_limit: must be at least 64"),

@@ -26,7 +26,7 @@ from aggfs.errors import BadConfig, Unreachable
 from aggfs.mount.facade import VolumeWithPast
 from aggfs.mount.options import MountOptions
 from aggfs.placement.accounts import AccountState
-from aggfs.placement.plan import check_complete_copy
+from aggfs.placement.plan import check_complete_copy, check_providers
 from aggfs.stores.base import Store
 from aggfs.stores.probe import probe, same_place
 from aggfs.stores.registry import account_place, default_provider, open_store
@@ -54,14 +54,15 @@ def judge(config: Config) -> None:
     """Raise `BadConfig` for what could not be read back, and if a provider could get a complete
     copy that the user did not allow."""
     configuration.parse(configuration.dump(config), source="the new configuration")
-    if config.allow_complete_copy:
-        return
     states = [
         AccountState(account.id, account.name, account.provider, account.quota_bytes, 0)
         for account in config.accounts
     ]
     for each in config.classes:
-        check_complete_copy(states, each.k, each.n, config.fragments_per_provider)
+        if not config.allow_complete_copy:
+            check_complete_copy(states, each.k, each.n, config.fragments_per_provider)
+        elif each.layout.in_copies:  # a copy without a provider of its own would lie nowhere
+            check_providers(states, each.n, 1, f"{each.k}-of-{each.n} in copies")
 
 
 # --- accounts -------------------------------------------------------------------------------------

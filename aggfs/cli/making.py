@@ -47,6 +47,13 @@ _account_option = click.option(
 )
 @click.option("--allow-complete-copy", is_flag=True, help="Let a provider have a complete copy.")
 @click.option(
+    "--code",
+    type=click.Choice(["parity", "copies"]),
+    default="parity",
+    show_default=True,
+    help="What the other n - k fragments are.",
+)
+@click.option(
     "--layout",
     type=click.Choice([layout.name.lower() for layout in Layout if layout is layout.cut]),
     default="contiguous",
@@ -65,6 +72,7 @@ def init(
     n: int,
     per_provider: int,
     allow_complete_copy: bool,
+    code: str,
     layout: str,
     compression: str,
     cache_encryption: bool,
@@ -73,10 +81,16 @@ def init(
 ) -> None:
     """Make the volume NAME over new accounts, and show its recovery words, once."""
     place = _new_place(name)
+    cut = Layout[layout.upper()]
     storage_class = StorageClass(
-        0, "default", k, n, Layout[layout.upper()], None if compression == "none" else compression
+        0,
+        "default",
+        k,
+        n,
+        cut.copied if code == "copies" else cut,
+        None if compression == "none" else compression,
     )
-    check_class(storage_class)
+    check_class(storage_class, per_provider)
     accounts = [
         assembling.with_provider(parse_spec(spec, id=AccountId(os.urandom(8)))) for spec in specs
     ]

@@ -33,8 +33,7 @@ def _text(answer: dict[str, Any]) -> str:
     lines = [
         f"volume {answer['name']} on {answer['mountpoint'] or 'no folder'}"
         f"{', READ-ONLY' if answer['read_only'] else ''}",
-        f"any {answer['k']} of {answer['n']} fragments give the data back;"
-        f" at most {answer['fragments_per_provider']} at one provider",
+        f"{_code(answer)}; at most {answer['fragments_per_provider']} at one provider",
         f"{show.size(answer['used_bytes'])} used of {show.size(answer['total_bytes'])},"
         f" {show.size(answer['free_bytes'])} free;"
         f" {show.size(answer['stored_bytes'])} lie in the accounts",
@@ -45,6 +44,16 @@ def _text(answer: dict[str, Any]) -> str:
     ]
     lines += [f"\nnote: {warning}" for warning in answer["warnings"]]
     return "\n".join(lines)
+
+
+def _code(answer: dict[str, Any]) -> str:
+    k, n = answer["k"], answer["n"]
+    if answer["code"] == "copies":
+        return (
+            f"{k} fragments, each in {n // k} copies, give the data back;"
+            f" any {n // k - 1} of {n} may be lost"
+        )
+    return f"any {k} of {n} fragments give the data back"
 
 
 def _waiting(answer: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 
 from aggfs.cache.blocks import StripeState
 from aggfs.engine.volume import Volume
@@ -42,6 +42,7 @@ async def status(volume: Volume, arguments: Arguments) -> Answer:
         "read_only": parts.database.failure is not None,
         "k": used_class.k,
         "n": used_class.n,
+        "code": "copies" if used_class.layout.in_copies else "parity",
         "fragments_per_provider": policy.per_provider,
         "total_bytes": total,
         "free_bytes": free,
@@ -203,10 +204,7 @@ async def why(volume: Volume, arguments: Arguments) -> Answer:
         "stripes": len(states),
         "at_risk": sum(one == 0 for one in left),
         "lost": sum(one < 0 for one in left),
-        "any": min(
-            (_any_may_fail(state.row, by) for state, by in zip(states, held, strict=True)),
-            default=0,
-        ),
+        "any": min((_any_may_fail(by, one) for by, one in zip(held, left, strict=True)), default=0),
         "providers": [
             {
                 "provider": provider,
@@ -237,11 +235,11 @@ def _left(row: StripeRow, held: Held, failed: Collection[str] = ()) -> int:
     return spare(row, chain.from_iterable(kept))
 
 
-def _any_may_fail(row: StripeRow, held: Held) -> int:
-    """How many providers, the fullest ones, may fail."""
-    fullest = sorted(held, key=lambda provider: len(held[provider]), reverse=True)
-    counts = range(1, len(fullest) + 1)
-    return sum(_left(row, held, fullest[:count]) >= 0 for count in counts)
+def _any_may_fail(held: Held, left: int) -> int:
+    """How many providers, the fullest ones, may fail with so many fragments to spare, whichever
+    they are."""
+    fullest = sorted(map(len, held.values()), reverse=True)
+    return sum(fragments <= left for fragments in accumulate(fullest))
 
 
 async def holes(volume: Volume, arguments: Arguments) -> Answer:

@@ -146,6 +146,11 @@ def check_complete_copy(accounts: Sequence[AccountState], k: int, n: int, q: int
         raise BadConfig(f"{what}: n must be more than k, or no provider may ever fail")
     if not 1 <= q <= limit:
         raise BadConfig(f"{what}: a provider may hold 1 to {limit} (the lower of k-1 and n-k)")
+    check_providers(accounts, n, q, what)
+
+
+def check_providers(accounts: Sequence[AccountState], n: int, q: int, what: str) -> None:
+    """Raise `BadConfig` where there are too few providers for n fragments, q at each."""
     providers = {state.provider for state in accounts if state.writable}
     if len(providers) * q < n:
         raise BadConfig(

@@ -15,7 +15,8 @@ N_LIMIT = 32
 
 @dataclass(frozen=True, slots=True)
 class StorageClass:
-    """k of n fragments rebuild a stripe; `compression` is None or the name of a method."""
+    """k of n fragments rebuild a stripe, in copies k that are no copies of each other;
+    `compression` is None or the name of a method."""
 
     id: int
     name: str
@@ -33,8 +34,9 @@ def per_provider_limit(k: int, n: int) -> int:
     return min(k - 1, n - k)
 
 
-def check_class(storage_class: StorageClass) -> None:
-    """Raise `BadConfig` for a class that no volume may have, whatever its accounts."""
+def check_class(storage_class: StorageClass, per_provider: int) -> None:
+    """Raise `BadConfig` for a class that no volume may have, whatever its accounts: so many
+    fragments may lie at one provider."""
     k, n = storage_class.k, storage_class.n
     what = f"class {storage_class.name!r}: {k}-of-{n}"
     if not 1 <= k <= K_LIMIT or not 1 <= n <= N_LIMIT:
@@ -42,8 +44,18 @@ def check_class(storage_class: StorageClass) -> None:
     if n < k:
         raise BadConfig(f"{what}: n must not be less than k")
     if storage_class.layout.in_copies:
-        raise BadConfig(f"{what}: fragments that are copies are read, and not written yet")
+        _check_copies(k, n, per_provider, what)
     if not 0 <= storage_class.id <= 255:
         raise BadConfig(f"{what}: the class id must be 0 to 255")
     if storage_class.compression not in (None, "zstd"):
         raise BadConfig(f"{what}: unknown compression {storage_class.compression!r} (none, zstd)")
+
+
+def _check_copies(k: int, n: int, per_provider: int, what: str) -> None:
+    if n % k or n == k:
+        raise BadConfig(f"{what} in copies: n must be a multiple of k: {2 * k}, {3 * k}, ...")
+    if per_provider != 1:
+        raise BadConfig(
+            f"{what} in copies: a provider may hold 1 fragment, not {per_provider}: two could be"
+            " copies of each other"
+        )

@@ -351,6 +351,102 @@ def _copy_of_accounts(stage: Stage, volume: LiveVolume, number: int) -> LiveVolu
     return stage.recovered(volume, f"copy{number}", places)
 
 
+# --- copies ---------------------------------------------------------------------------------------
+
+
+REFUSED_COPIES = [  # k, n, providers, options
+    (2, 3, 3, []),
+    (2, 2, 2, []),
+    (2, 4, 3, []),
+    (2, 4, 4, ["--fragments-per-provider=2"]),
+]
+
+
+@shows("FRG-5")
+def test_copies_serve_and_repair_without_decoding(stage: Stage):
+    """2-of-4 in copies: whichever provider is dead, all is readable; what one has lost is copied
+    from the one that has the same, half of what it takes in code; nobody has a complete copy."""
+    volume = _filled(stage, "copies")
+    wholes = {name: (volume.folder / name).read_bytes() for name in os.listdir(volume.folder)}
+    why = volume.explained("why", volume.folder / "large")
+    stage.tell(f"why: any {why['any']} of 4 providers may fail, {why['lost']} stripes lost")
+    assert (why["any"], why["at_risk"], why["lost"]) == (1, 0, 0)
+    assert "each in 2 copies" in volume.aggfs("status", volume.name)
+    for victim in volume.places:
+        volume.evict()
+        victim.fail()
+        try:
+            longest = max(
+                _timed(lambda name=name: _assert_reads(volume.folder / name, wholes[name]))
+                for name in wholes
+            )
+        finally:
+            victim.heal()
+        stage.tell(f"{victim.name} dead: {len(wholes)} files as written, cold, {longest:.1f} s")
+        assert longest < READ_SECONDS
+    volume.wait_until(lambda now: all(a["healthy"] for a in now["accounts"]), "all answer")
+    volume.wait_until_quiet()
+    assert volume.audit()["complete"] == []
+    taken = _repaired(stage, volume)
+    other = _filled(stage, "parity")
+    assert _repaired(stage, other) == 2 * taken == 2
+    copy = stage.recovered(volume, "elsewhere", volume.places[1:])
+    assert {name: (copy.folder / name).read_bytes() for name in wholes} == wholes
+
+
+def _filled(stage: Stage, code: str) -> LiveVolume:
+    places = [*stage.buckets(2), *stage.directories(2)]
+    volume = stage.volume(places, f"--code={code}", k=2, n=4)
+    write_noise(volume.folder / "large", 9 * MIB)
+    for number in range(10):
+        write_noise(volume.folder / f"small{number}", 5000, number)
+    volume.flush()
+    volume.wait_until_quiet()
+    return volume
+
+
+def _repaired(stage: Stage, volume: LiveVolume) -> int:
+    """One account loses its fragments of a file; how many objects are read for each that comes
+    back, the same bytes under the same name."""
+    where = volume.explained("where", volume.folder / "large")
+    victim = volume.places[0]
+    keys = {
+        fragment["key"]
+        for run in where["blocks"]
+        for fragment in run["fragments"]
+        if fragment["account"] == victim.name
+    }
+    before = {key: victim.read(key) for key in keys}
+    for key in keys:
+        victim.delete(key)
+    gets, received = volume.asked().get("get", 0), volume.received_bytes()
+    volume.aggfs("scrub", volume.name, "--repair")
+    gets, received = volume.asked().get("get", 0) - gets, volume.received_bytes() - received
+    assert {key: victim.read(key) for key in keys} == before
+    size = sum(map(len, before.values()))
+    code = volume.status()["code"]
+    stage.tell(
+        f"2-of-4, {code}: {len(keys)} lost fragments of {size} bytes made again of {gets}"
+        f" others, {received} bytes"
+    )
+    assert received == size * gets // len(keys)
+    return gets // len(keys)
+
+
+@shows("FRG-5")
+def test_copies_that_would_not_be_safe_are_refused(stage: Stage):
+    """Refused at init with one line: no whole copies, or two that one provider could hold."""
+    for k, n, providers, options in REFUSED_COPIES:
+        places = stage.directories(providers)
+        home = stage.unmounted(places).home
+        specs = [f"--account={place.spec()}" for place in places]
+        arguments = ["init", "refused", *specs, "--code=copies", f"--k={k}", f"--n={n}", *options]
+        refused = home.aggfs(*arguments, code=exits.BAD_CONFIG)
+        stage.tell(f"k={k} n={n}, {providers} providers: {refused.err.strip()}")
+        assert refused.err.count("\n") == 1
+        assert [place.sizes() for place in places] == [{}] * providers
+
+
 # --- refusals and edges ---------------------------------------------------------------------------
 
 

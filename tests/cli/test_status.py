@@ -14,6 +14,7 @@ ANSWER = {
     "device": "00" * 8,
     "k": 2,
     "n": 3,
+    "code": "parity",
     "fragments_per_provider": 1,
     "allow_complete_copy": False,
     "read_only": False,
@@ -65,6 +66,16 @@ def make_known(name: str) -> None:
     place = place_of(name)
     place.config_path.parent.mkdir(parents=True)
     place.config_path.write_text("")
+
+
+def test_status_of_copies_claims_no_more_than_holds(home, capsys):
+    """Any two of four may be lost in code, in copies any one."""
+    make_known("photos")
+    in_copies = {**ANSWER, "n": 4, "code": "copies"}
+    with answering(place_of("photos").socket_path, {"status": in_copies}):
+        assert run(["status"]) == exits.DONE
+    text = capsys.readouterr().out
+    assert "2 fragments, each in 2 copies, give the data back; any 1 of 4 may be lost; at" in text
 
 
 def test_status_says_what_matters(home, capsys):

@@ -146,6 +146,31 @@ def test_a_volume_that_would_give_a_complete_copy_is_refused(user, arguments, ac
     assert objects_of(user.path / "account0") == {}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "accounts", "text"),
+    [
+        (("--n=3",), 3, "2-of-3 in copies: n must be a multiple of k: 4, 6, ..."),
+        (("--n=2",), 2, "2-of-2 in copies: n must be a multiple of k: 4, 6, ..."),
+        (("--k=1", "--n=2"), 2, "with k = 1 every fragment is a complete copy"),
+        (("--n=4",), 3, "4 providers are needed, there are 3 (p0, p1, p2)"),
+        (("--n=4", "--allow-complete-copy"), 3, "2-of-4 in copies: 4 providers are needed"),
+        (
+            ("--n=4", "--fragments-per-provider=2", "--allow-complete-copy"),
+            4,
+            "2-of-4 in copies: a provider may hold 1 fragment, not 2: two could be copies",
+        ),
+    ],
+)
+def test_copies_that_no_volume_may_have_are_refused_in_one_line(user, arguments, accounts, text):
+    refused = user.init(
+        "photos", "--code=copies", *arguments, accounts=accounts, code=exits.BAD_CONFIG
+    )
+    assert text in refused.err
+    assert refused.err.count("\n") == 1
+    assert not (user.path / "config/aggfs/photos").exists()
+    assert objects_of(user.path / "account0") == {}
+
+
 def test_a_bad_account_is_refused_and_nothing_is_left_behind(user):
     one, two = user.directories(2)
     specs = [f"--account=one={one}?provider=1", f"--account=two={two}?provider=2"]

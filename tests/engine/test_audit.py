@@ -6,6 +6,7 @@ from aggfs.coding.keys import header_name
 from aggfs.engine.care.audit import audit_complete_copies
 from aggfs.errors import Unreachable
 from aggfs.formats.fragment import Kind
+from aggfs.model import Layout
 from aggfs.stores.memory import MemoryObjects, MemoryStore
 from tests.support.stripes import content, fragments_of, keys_of_test_volume, sealed_stripe
 
@@ -43,6 +44,20 @@ async def test_one_fragment_at_each_provider_is_no_complete_copy():
     assert all(holding.complete == () for holding in holdings)
     assert all(holding.most_fragments == 1 for holding in holdings)
     assert all(holding.stripes == 3 for holding in holdings)
+
+
+async def test_copies_of_one_cell_are_no_complete_copy_however_many():
+    """3 of 9 in copies: six fragments with two cells are nothing, three with three are all."""
+    layout = Layout.CONTIGUOUS_COPIES
+    sealed = sealed_stripe(KEYS, BLOCKS, sid=bytes([7]) * 24)
+    stripe = fragments_of(KEYS, sealed, k=3, n=9, layout=layout)
+    two_cells, all_cells = (0, 1, 3, 4, 6, 7), (2, 3, 7)
+    few = account("a", {named(index): stripe[index] for index in two_cells})
+    enough = account("b", {named(index): stripe[index] for index in all_cells})
+    first, second = await audit_complete_copies([("few", enough), ("many", few)], KEYS)
+    assert second.complete == ()
+    assert second.most_fragments == 6
+    assert first.complete == (f"stripe {'07' * 24} (3 of 3 that are needed)",)
 
 
 async def test_two_accounts_of_one_provider_are_put_together():

@@ -9,7 +9,7 @@ import trio
 from aggfs.config import Config, MountConfig, Size
 from aggfs.engine.volume import Volume
 from aggfs.errors import BadConfig, NoSpace
-from aggfs.model import BLOCK_BYTES
+from aggfs.model import BLOCK_BYTES, Layout
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from tests.support.movements import (
     ask,
@@ -82,6 +82,29 @@ async def test_more_fragments_are_added_and_taken_away_again(tmp_path: Path) -> 
         assert codes(volume) == {(2, 3)}
         assert before < sids(volume)
         await settled(volume, place, made)
+
+
+async def test_copies_come_and_go_by_whole_rounds(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path, k=2, n=4, accounts=6, layout=Layout.CONTIGUOUS_COPIES)
+    async with running(collecting_at_once(place.config), place.state) as volume:
+        made = await fill(volume, 3)
+        before = sids(volume)
+        for n in (5, 3, 2):
+            with pytest.raises(BadConfig, match="in copies: n must be a multiple of k: 4, 6"):
+                await volume.control("re-encode", {"k": 2, "n": n})
+        await ask(volume, "re-encode", k=2, n=6)
+        assert codes(volume) == {(2, 6)}
+        assert sids(volume) == before
+        await settled(volume, place, made)
+        await ask(volume, "re-encode", k=2, n=4)
+        assert codes(volume) == {(2, 4)}
+        await settled(volume, place, made)
+        await ask(volume, "re-encode", k=3, n=6)
+        await collect(volume)
+        assert codes(volume) == {(3, 6)}
+        layouts = {one.row.layout for one in volume.parts.blocks.stripes()}
+        assert layouts == {Layout.CONTIGUOUS_COPIES}
+        assert await read_all(volume, made) == made
 
 
 async def test_a_fragment_that_is_wanted_again_before_it_was_deleted_stays(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def files_of(account: Path) -> list[tuple[Path, bool]]:
         (2, 3, Layout.CONTIGUOUS, None),
         (3, 5, Layout.CONTIGUOUS, "zstd"),
         (4, 6, Layout.INTERLEAVE, None),
+        (2, 4, Layout.CONTIGUOUS_COPIES, None),
     ],
 )
 async def test_everything_comes_back_from_accounts_and_a_key(tmp_path, k, n, layout, compression):
@@ -87,6 +88,7 @@ async def test_everything_comes_back_from_accounts_and_a_key(tmp_path, k, n, lay
     assert [one.id for one in config.accounts] == [one.id for one in place.config.accounts]
     assert [one.provider for one in config.accounts] == [f"p{i}" for i in range(n)]
     assert (config.classes[0].k, config.classes[0].n) == (k, n)
+    assert config.classes[0].layout is layout
     async with running(config, tmp_path / "again") as volume:
         assert await dump(volume) == before
         status = await volume.control("status", {})
@@ -110,6 +112,31 @@ async def test_accounts_that_vanished_are_not_missed(tmp_path):
         assert await dump(volume) == before
         await new_file(volume, 1, b"written without them", content(400_000))
         await flush(volume)
+
+
+async def test_in_copies_a_stripe_of_which_both_copies_of_a_cell_vanished_is_told_as_lost(tmp_path):
+    """2 of 4 in copies, two accounts gone: k fragments of each stripe are left, and only those
+    stripes can be read of which they are different."""
+    layout = Layout.CONTIGUOUS_COPIES
+    place = await make_volume(tmp_path, k=2, n=4, layout=layout)
+    gone = {bytes(one.id) for one in place.config.accounts[:2]}
+    async with running(place.config, place.state) as volume:
+        for number in range(12):
+            await new_file(volume, 1, b"f%d" % number, content(300_000, number))
+            await flush(volume)
+        left = [
+            {index % 2 for index, at in enumerate(state.row.places) if at not in gone}
+            for state in volume.parts.blocks.stripes()
+        ]
+    for number in (0, 1):
+        for path, is_header in files_of(tmp_path / f"account{number}"):
+            if not is_header:
+                path.unlink()
+    told = Told()
+    await recover(place, "again", told=told)
+    lost = sum(len(cells) < 2 for cells in left)
+    assert len(told.about(f"{lost} stripes are lost")) == (lost > 0)
+    assert len(told.about(f"{len(left) - lost} stripes miss")) == (lost < len(left))
 
 
 async def test_less_than_k_accounts_are_too_few(tmp_path):

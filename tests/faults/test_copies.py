@@ -1,9 +1,11 @@
 """Fragments that are copies (FRG-5): what a read and a repair cost, and what counts as stored."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -109,6 +111,60 @@ async def test_what_has_a_copy_is_made_again_though_another_cell_is_lost(
         ground.clouds.objects[account].write(key, data[0])
         await until_full(volume)
         await ground.assert_reads_cold(volume)
+
+
+async def test_why_and_status_count_copies_and_not_fragments(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """2 of 6 in copies: with one copy of a cell left its provider must not fail, though five
+    fragments are there or four; with none left the stripe is lost."""
+    ground = await new_ground(tmp_path, 2, 6, layout=COPIES)
+    async with ground.opened() as volume:
+        sid = await filled(ground, volume)
+        assert (await volume.control("status", {}))["code"] == "copies"
+        whole = volume.parts.blocks.stripe(sid)
+        assert whole is not None
+
+        async def why(*there: int) -> tuple[object, object, object, set[int]]:
+            confirmed = sum(1 << index for index in there)
+            volume.parts.blocks.put_stripe(msgspec.structs.replace(whole, confirmed=confirmed))
+            said = await volume.control("why", {})
+            volume.parts.blocks.put_stripe(whole)
+            fatal = {one["provider"] for one in said["providers"] if not one["may_fail"]}
+            by_provider = {account.provider: account.id for account in volume.parts.accounts}
+            needed = {whole.row.places.index(by_provider[provider]) for provider in fatal}
+            return said["any"], said["at_risk"], said["lost"], needed
+
+        assert await why(0, 1, 2, 3, 4, 5) == (2, 0, 0, set())
+        assert await why(0, 1, 2, 3, 4) == (1, 0, 0, set())
+        assert await why(0, 1, 2, 4) == (0, 1, 0, {1})
+        assert await why(0, 5) == (0, 1, 0, {0, 5})
+        assert await why(0, 2, 4) == (0, 0, 1, set(range(6)))
+
+
+async def test_a_configuration_that_says_otherwise_makes_no_parity_of_copies(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """The volume's header knows better; two fragments at a provider could be copies, too."""
+    ground = await new_ground(tmp_path, 2, 4, layout=COPIES, accounts=5)
+    config = ground.place.config
+    (used,) = config.classes
+    wrong = replace(
+        config,
+        classes=(replace(used, layout=Layout.INTERLEAVE),),
+        fragments_per_provider=2,
+        accounts=tuple(replace(one, provider="one") for one in config.accounts[:2])
+        + config.accounts[2:],
+    )
+    ground.place = replace(ground.place, config=wrong)
+    async with ground.opened() as volume:
+        await ground.write_file(volume, b"file")
+        await flushed(volume)
+        (state,) = volume.parts.blocks.stripes()
+        assert state.row.layout == COPIES
+        accounts = [volume.parts.accounts.get(place) for place in state.row.places]
+        providers = [account.provider for account in accounts if account is not None]
+        assert len(providers) == len(set(providers))
 
 
 # --- the write quorum -----------------------------------------------------------------------------

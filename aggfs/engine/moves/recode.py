@@ -48,7 +48,7 @@ class Recoding:
         """How many bytes would be put. Raises `BadConfig` for a code that the accounts cannot
         carry, `NoSpace` where they have no room for old and new together."""
         used = self._class_of(wanted)
-        check_class(used)
+        check_class(used, self._parts.policy.per_provider)
         states = self._parts.accounts.states()
         if not self._parts.allow_complete_copy:
             check_complete_copy(states, used.k, used.n, self._parts.policy.per_provider)

@@ -101,7 +101,7 @@ class Recovery:
         if stripes.degraded:
             self._report(f"{stripes.degraded} stripes miss fragments, or their accounts are away")
         if stripes.lost:
-            self._report(f"{stripes.lost} stripes are lost: less than k fragments are left")
+            self._report(f"{stripes.lost} stripes are lost: too few of their fragments are left")
         if census.incomplete:
             self._report(
                 f"{len(census.incomplete)} files rest on content that was not found: reading what"
