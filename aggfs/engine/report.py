@@ -10,6 +10,7 @@ from aggfs.errors import IsADirectory
 from aggfs.model import BLOCK_BYTES, Extent, InodeRow, StripeRow, spare
 from aggfs.placement.plan import unfillable
 from aggfs.sync.clock import milliseconds
+from aggfs.threads import list_in_slices
 
 Answer = dict[str, object]
 Arguments = Mapping[str, object]
@@ -35,7 +36,7 @@ async def status(volume: Volume, arguments: Arguments) -> Answer:
     state = parts.publisher.state
     now_ms = parts.wall_ns() // 1_000_000
     first = parts.outbox.first()
-    counts = _stripe_counts(volume)
+    counts = await _stripe_counts(volume)
     return {
         "pid": os.getpid(),
         "name": parts.name,
@@ -69,11 +70,11 @@ def _age(now_ms: int, then_ms: int) -> float:
     return max(0, now_ms - then_ms) / 1000
 
 
-def _stripe_counts(volume: Volume) -> dict[str, int]:
+async def _stripe_counts(volume: Volume) -> dict[str, int]:
     """Stripes by how far they are. Only those that are not full are looked at."""
     blocks, stripes = volume.parts.blocks, volume.parts.stripes
     unfinished = blocks.unfinished()
-    stored = sum(stripes.is_stored(sid) for sid in unfinished)
+    stored = sum(await list_in_slices(map(stripes.is_stored, unfinished)))
     return {
         "full": blocks.stripe_count - len(unfinished),
         "stored": stored,

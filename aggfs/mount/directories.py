@@ -3,6 +3,7 @@
 import pyfuse3
 
 from aggfs.mount.base import Handlers
+from aggfs.mount.past import is_past
 from aggfs.mount.reply import statfs_reply
 
 DOTS = (b".", b"..")
@@ -20,6 +21,8 @@ class DirectoryHandlers(Handlers):
         return inode
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if is_past(fh):
+            await self.volume.look_back(fh)
         attributes = self.replies.attributes
         looked_up = self.known.looked_up
         reply = pyfuse3.readdir_reply

@@ -25,6 +25,7 @@ class VolumeWithPast:
         self.watched_by = volume.watched_by
         self.statfs = volume.statfs
         self.turn = volume.turn
+        self.look_back = rows.look
 
     async def control(self, verb: str, arguments: Mapping[str, object]) -> dict[str, object]:
         """As of the volume."""

@@ -18,6 +18,8 @@ class NameHandlers(Handlers):
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         check_name(name)
+        if is_past(parent_inode):
+            await self.volume.look_back(parent_inode)
         try:
             row = self.namespace.lookup(parent_inode, name)
         except NoEntry:

@@ -111,6 +111,9 @@ class ServedVolume(Protocol):
     @property
     def files(self) -> ServedFiles: ...
 
+    async def look_back(self, number: int) -> None:
+        """Before a look at what a directory of an earlier time held."""
+
     async def turn(self, *, adds: bool) -> None:
         """Before a change of names: wait where too many wait to be published."""
 

@@ -4,18 +4,23 @@ import stat
 from dataclasses import replace
 
 import pytest
+import trio
 
 from aggfs.assemble.world import World
 from aggfs.cache.tree import LmdbTree
 from aggfs.config import MountConfig
+from aggfs.engine.past.lookback import NAMES_AT_ONCE
 from aggfs.engine.past.remembering import Remembering
 from aggfs.engine.volume import Volume
 from aggfs.errors import InThePast, NoEntry
 from aggfs.model import InodeRow
 from aggfs.mount.facade import VolumeWithPast
+from aggfs.mount.operations import VolumeOperations
+from aggfs.mount.options import MountOptions
 from aggfs.mount.past import OURS, TIMES, PastRows
 from aggfs.sync.moments import format_moment
 from aggfs.sync.retention import DAY_MS, HOUR_MS
+from aggfs.threads import at_once, without_threads
 from tests.support.movements import FILE_BYTES, ask, fill
 from tests.support.running import checkpoint, flush, make_volume, new_file, recover, running, write
 from tests.support.stripes import content
@@ -217,6 +222,60 @@ async def test_a_listing_goes_on_where_it_was_and_looks_at_nothing_before(tmp_pa
         next(rows.readdir(then.number, 40))
         rows.lookup(then.number, b"f07")
         assert tree.asked < 10
+
+
+async def test_others_have_their_turn_while_a_large_directory_of_a_view_is_listed(tmp_path) -> None:
+    """Names, and a directory, as the kernel asks for them."""
+    place, clock = await make_volume(tmp_path), Clock()
+    names, most, turns = 20 * NAMES_AT_ONCE, 0, 0
+    async with running(place.config, place.state, world=clock.world) as volume:
+        docs = volume.namespace.create(1, b"docs", stat.S_IFDIR | 0o755, 1, 1)
+        for number in range(names):
+            volume.namespace.create(docs.number, b"f%d" % number, stat.S_IFLNK | 0o777, 1, 1)
+        clock.ms += MINUTE_MS
+        served = VolumeWithPast(volume)
+        operations = VolumeOperations(served, MountOptions())
+        then = served.namespace.lookup(TIMES, format_moment(clock.ms - 1).encode())
+        past_docs = served.namespace.lookup(then.number, b"docs")
+        rows = served.look_back.__self__
+        tree = rows.lookback._tree = CountedTree(volume.parts.tree)
+        without_threads()  # each step is a slice
+
+        async def watch() -> None:
+            nonlocal most, turns
+            asked = tree.asked
+            while True:
+                await trio.lowlevel.checkpoint()
+                most, asked, turns = max(most, tree.asked - asked), tree.asked, turns + 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            entry = await operations.lookup(past_docs.number, b"f7", None)
+            nursery.cancel_scope.cancel()
+        assert entry.st_ino == served.namespace.lookup(past_docs.number, b"f7").number
+        assert tree.asked > names
+        assert turns >= names // NAMES_AT_ONCE
+        assert most <= 3 * NAMES_AT_ONCE
+        assert len(list(served.namespace.readdir(past_docs.number, 2))) == names
+
+
+async def test_what_moves_while_a_directory_is_listed_is_seen_once_where_it_was(tmp_path) -> None:
+    place, clock = await make_volume(tmp_path), Clock()
+    async with running(place.config, place.state, world=clock.world) as volume:
+        names = volume.namespace
+        docs = names.create(1, b"docs", stat.S_IFDIR | 0o755, 1, 1)
+        known = [b"f%d" % number for number in range(4 * NAMES_AT_ONCE)]
+        for name in known:
+            names.create(docs.number, name, stat.S_IFLNK | 0o777, 1, 1)
+        clock.ms += MINUTE_MS
+        lookback = PastRows(volume).lookback
+        instant = lookback.instant(clock.ms - 1)
+        steps = lookback._list_steps(instant, docs.inode)
+        next(steps)  # the first names were met, the last were not
+        for name in (known[0], known[-1]):
+            names.rename(docs.number, name, 1, name, wait_for_content=False)
+        names.rename(docs.number, known[1], docs.number, b"g", wait_for_content=False)
+        assert sorted(at_once(steps).inodes) == sorted(known)
 
 
 async def test_an_open_file_of_a_view_is_read_though_its_blocks_were_sealed_again(tmp_path) -> None:

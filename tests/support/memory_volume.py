@@ -389,6 +389,9 @@ class MemoryVolume:
     async def turn(self, *, adds: bool) -> None:
         del adds
 
+    async def look_back(self, number: int) -> None:
+        del number
+
     def statfs(self) -> tuple[int, int, int]:
         return 1 << 40, 1 << 39, len(self.namespace.rows)
 

@@ -7,6 +7,7 @@ removed at the next start.
 
 from collections.abc import Iterator, Mapping
 from stat import S_IMODE, S_ISDIR, S_ISREG
+from typing import Self
 
 import trio
 
@@ -31,27 +32,43 @@ Held = tuple[Content, tuple[Extent, ...]] | None
 class Source:
     """What is cloned: a file or tree as it is now, or as it was."""
 
-    def __init__(self, volume: Volume, history: History, lookback: Lookback, path: bytes) -> None:
-        """Raises `NoEntry`."""
+    def __init__(
+        self,
+        volume: Volume,
+        history: History,
+        lookback: Lookback,
+        row: InodeRow,
+        instant: int | None,
+    ) -> None:
         self._namespace = volume.parts.namespace
         self._versions = history.versions
         self._lookback = lookback
-        self._instant: int | None = None
-        if path.startswith(PAST_PREFIX):
-            text, _, rest = path.removeprefix(PAST_PREFIX).partition(b"/")
-            try:
-                asked = parse_moment(text.decode())
-            except ValueError as error:
-                raise NoEntry(str(error)) from None
-            self._instant = lookback.instant(asked)
-            self.row = lookback.resolve(self._instant, rest)
-        else:
-            self.row = self._namespace.resolve(path)
+        self._instant = instant
+        self.row = row
+
+    @classmethod
+    async def at(cls, volume: Volume, history: History, lookback: Lookback, path: bytes) -> Self:
+        """What is at a path. Raises `NoEntry`."""
+        if not path.startswith(PAST_PREFIX):
+            row = volume.parts.namespace.resolve(path)
+            return cls(volume, history, lookback, row, None)
+        text, _, rest = path.removeprefix(PAST_PREFIX).partition(b"/")
+        try:
+            asked = parse_moment(text.decode())
+        except ValueError as error:
+            raise NoEntry(str(error)) from None
+        instant = lookback.instant(asked)
+        return cls(volume, history, lookback, await lookback.resolve(instant, rest), instant)
 
     @property
     def is_past(self) -> bool:
         """Whether it is as it was."""
         return self._instant is not None
+
+    async def look(self, row: InodeRow) -> None:
+        """Before `children`, which takes no long step then."""
+        if self._instant is not None:
+            await self._lookback.look(self._instant, row.inode)
 
     def children(self, row: InodeRow) -> Iterator[tuple[bytes, InodeRow]]:
         """What a directory holds."""
@@ -88,7 +105,7 @@ class Cloning:
         """`clone`: make `to` of `path`. Raises `NoEntry`, `Exists`, `InvalidMove`. A later write
         to either is not seen in the other. May be cancelled: nothing is there then."""
         path = str(arguments.get("path") or "/").encode(errors="surrogateescape")
-        source = Source(volume, self._history, self._lookback, path)
+        source = await Source.at(volume, self._history, self._lookback, path)
         parent, name = self._history.place_meant(str(arguments.get("to") or ""))
         if find(self._parts.tree, parent.inode, name) is not None:
             raise Exists("there is something of that name already")
@@ -96,7 +113,7 @@ class Cloning:
             if S_ISDIR(source.row.mode) and self._namespace.is_inside(parent, source.row):
                 raise InvalidMove("a tree cannot be cloned into itself")
             await volume.stage(set(self._namespace.numbers_under(source.row.number)))
-            source = Source(volume, self._history, self._lookback, path)
+            source = await Source.at(volume, self._history, self._lookback, path)
         with self._parts.writers.work():
             if S_ISDIR(source.row.mode):
                 count = await self._clone_tree(source, parent, name)
@@ -126,6 +143,7 @@ class Cloning:
     async def _fill(self, source: Source, row: InodeRow, top: InodeRow) -> int:
         """Everything below a directory, some files between two looks at the clock."""
         count, made = 1, dict[bytes, InodeRow]()
+        await source.look(row)
         levels = [(row, top, source.children(row))]
         while levels:
             above, target, children = levels[-1]
@@ -143,6 +161,7 @@ class Cloning:
                     if child.nlink > 1:
                         made[child.inode] = known
                 if S_ISDIR(child.mode):
+                    await source.look(child)
                     levels.append((child, known, source.children(child)))
                 count += 1
             if count % FILES_AT_ONCE == 0:

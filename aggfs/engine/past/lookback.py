@@ -7,8 +7,9 @@ more. Of attributes only those that a content carries are kept (size, times of i
 others are those of now, or of the removal.
 """
 
+import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from stat import S_ISDIR, S_ISREG
@@ -24,21 +25,25 @@ from aggfs.sync.clock import milliseconds, reading, unpack
 from aggfs.sync.names import conflict_name
 from aggfs.sync.registers import is_created
 from aggfs.sync.retention import Retention, latest_instant
+from aggfs.threads import at_once, in_slices
 
 LISTINGS_KEPT = 64
-CHILDREN_AT_ONCE = 512
+NAMES_AT_ONCE = 64
 # A file that was made so shortly before is not there yet if its content came later: it was on
 # its way. One that was empty for longer is there, and empty.
 ON_ITS_WAY_MS = 120_000
 LAST_DEVICE = b"\xff" * 8
+UNCOUNTED = -1  # a directory then shows one link, which says that those of others do not count
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a directory held: inodes by name, in order of names; how many are directories."""
+    """What a directory held: inodes by name, in order of names."""
 
     inodes: dict[bytes, bytes]
-    subdirectories: int
+
+
+Place = tuple[bytes, bytes, bytes, bytes]  # name, since when, link, inode
 
 
 class Lookback:
@@ -89,49 +94,79 @@ class Lookback:
             if self._tree.inode(inode) is not None:
                 yield place, name, self.row(instant, inode)
 
+    async def look(self, instant: int, directory: bytes) -> None:
+        """Have the listing of a directory at hand: who asks next takes no long step. Raises as
+        `listing`."""
+        self.check(instant)
+        if self._known(instant, directory) is None:
+            self._keep(instant, directory, await in_slices(self._list_steps(instant, directory)))
+
     def listing(self, instant: int, directory: bytes) -> Listing:
         """What a directory held. Raises `NoEntry` where the instant is not kept any more."""
         self.check(instant)
-        key = (instant, directory)
-        known = self._listings.get(key)
-        if known is not None and instant < self._now_ms():
-            self._listings.move_to_end(key)
-            return known
-        found = self._list(instant, directory)
-        self._listings[key] = found
+        found = self._known(instant, directory)
+        if found is None:
+            found = at_once(self._list_steps(instant, directory))
+            self._keep(instant, directory, found)
+        return found
+
+    def _known(self, instant: int, directory: bytes) -> Listing | None:
+        known = self._listings.get((instant, directory))
+        if known is None or instant >= self._now_ms():
+            return None
+        self._listings.move_to_end((instant, directory))
+        return known
+
+    def _keep(self, instant: int, directory: bytes, found: Listing) -> None:
+        self._listings[instant, directory] = found
         if len(self._listings) > LISTINGS_KEPT:
             self._listings.popitem(last=False)
-        return found
 
-    def _list(self, instant: int, directory: bytes) -> Listing:
+    def _list_steps(self, instant: int, directory: bytes) -> Generator[None, None, Listing]:
+        """A step is some names. What moves meanwhile has left its place to the log of the past:
+        so that is read last, and one that was met in both is one."""
         last = (reading((instant + 1) * 1_000_000) - 1).to_bytes(8) + LAST_DEVICE
-        left = self._past.left(directory, last)
-        places = [(row.name, row.since, link, row.inode) for link, row in left]
+        runs = yield from self._there_still_steps(directory)
+        left = (
+            (row.name, row.since, link, row.inode) for link, row in self._past.left(directory, last)
+        )
+        while run := list(islice(left, NAMES_AT_ONCE)):
+            runs.append(sorted(run))
+            yield
         found: dict[bytes, bytes] = {}
-        subdirectories = 0
-        for name, since, link, inode in sorted(self._there_still(directory) + places):
-            row = None if since > last else self._tree.inode(inode)
+        clashed = False
+        met: Place | None = None
+        for count, place in enumerate(heapq.merge(*runs)):
+            if count % NAMES_AT_ONCE == 0:
+                yield
+            name, since, link, inode = place
+            row = None if since > last or place == met else self._tree.inode(inode)
+            met = place
             if row is None or not self._was_there(instant, row, since):
                 continue
-            shown = name if name not in found else conflict_name(name, link.hex()[:8]) or name
-            found[shown] = inode
-            subdirectories += S_ISDIR(row.mode)
-        return Listing(dict(sorted(found.items())), subdirectories)
+            if name in found:
+                clashed = True
+                name = conflict_name(name, link.hex()[:8]) or name
+            found[name] = inode
+        return Listing(dict(sorted(found.items())) if clashed else found)
 
-    def _there_still(self, directory: bytes) -> list[tuple[bytes, bytes, bytes, bytes]]:
+    def _there_still_steps(self, directory: bytes) -> Generator[None, None, list[list[Place]]]:
         row = self._tree.inode(directory)
         place = directory if row is None or not row.merged_into else row.merged_into
-        found: list[tuple[bytes, bytes, bytes, bytes]] = []
+        runs: list[list[Place]] = []
         after = 0
-        while children := self._tree.children(place, after, CHILDREN_AT_ONCE):
+        while children := self._tree.children(place, after, NAMES_AT_ONCE):
             after = children[-1].cookie
             links = (self._tree.link(child.link) for child in children)
-            found += [
-                (link.name, link.when, link.link, link.inode)
-                for link in links
-                if link is not None and link.parent == directory
-            ]
-        return found
+            runs.append(
+                sorted(
+                    (link.name, link.when, link.link, link.inode)
+                    for link in links
+                    if link is not None and link.parent == directory
+                )
+            )
+            yield
+        return runs
 
     def _was_there(self, instant: int, row: InodeRow, since: bytes) -> bool:
         if not is_created(row):
@@ -140,11 +175,12 @@ class Lookback:
             return True
         return self._versions.at(row.inode, instant) is not None or not self._versions.of(row.inode)
 
-    def resolve(self, instant: int, path: bytes) -> InodeRow:
+    async def resolve(self, instant: int, path: bytes) -> InodeRow:
         """What was at a path. Raises `NoEntry`, `NotADirectory`."""
         row = self.row(instant, ROOT)
         for name in path.split(b"/"):
             if name:
+                await self.look(instant, row.inode)
                 row = self.row(instant, self.find(instant, row, name))
         return row
 
@@ -166,14 +202,13 @@ class Lookback:
         if row is None:
             raise NoEntry("there is nothing left of this")
         if S_ISDIR(row.mode):
-            held = self.listing(instant, inode)
             return replace(
                 row,
                 mtime_ns=min(row.mtime_ns, instant * 1_000_000),
                 ctime_ns=min(row.ctime_ns, instant * 1_000_000),
                 nlink=1,
-                children=len(held.inodes),
-                subdirectories=held.subdirectories,
+                children=0,
+                subdirectories=UNCOUNTED,
                 merged_into=b"",
             )
         version = self.version(instant, inode) if S_ISREG(row.mode) else None

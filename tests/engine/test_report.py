@@ -1,0 +1,37 @@
+"""What commands ask of a volume, where there is much of everything."""
+
+from pathlib import Path
+
+import trio
+
+from aggfs.cache.blocks import StripeState
+from aggfs.model import StripeRow
+from aggfs.threads import without_threads
+from tests.support.running import make_volume, running
+
+STRIPES = 500
+
+
+async def test_others_have_their_turn_while_the_status_counts_unfinished_stripes(
+    tmp_path: Path,
+) -> None:
+    place, turns = await make_volume(tmp_path), 0
+    async with running(place.config, place.state, sound=False) as volume:
+        places = tuple(account.id for account in volume.parts.accounts)
+        for number in range(STRIPES):
+            row = StripeRow(b"other" + number.to_bytes(19), 2, 0, 0, 1, (100, 100), places)
+            volume.parts.blocks.put_stripe(StripeState(row, 0b011))
+        without_threads()  # each step is a slice
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            answer = await volume.control("status", {})
+            nursery.cancel_scope.cancel()
+        assert answer["under_replicated"] == STRIPES
+        assert turns >= STRIPES - 1
