@@ -64,6 +64,11 @@ class Cluster:
         finally:
             os.close(descriptor)
 
+    def unlock(self) -> None:
+        """The server has ended, but its number is taken until the first process of the machine has
+        looked after it, and so long PostgreSQL thinks that it runs."""
+        (self._data / "postmaster.pid").unlink()
+
     def ask(self, question: str) -> str:
         return self.run("psql", "-Atc", question).strip()
 
@@ -116,6 +121,7 @@ def test_a_cluster_survives_its_server_and_its_mount(
     with cluster.server_ending():
         volume.kill()
     volume.mount(*mount_options)
+    cluster.unlock()
     cluster.start()
     cluster.assert_has(committed)
     cluster.stop()
