@@ -29,6 +29,7 @@ GROUP_BYTES = 16
 PAGE_BYTES = 4096
 DIRECT_BYTES = 1024 * 1024  # for less, a reader would wait for a slow disk
 LONG_BYTES = 256 * 1024  # what a program that reads on and on asks for at once
+WRITTEN_KEPT = 8
 _CIPHER_ROOM_BYTES = 16
 _COPY_BYTES = 1024 * 1024
 _PUNCH_HOLE_KEEP_SIZE = 3
@@ -64,6 +65,27 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+class _Written:
+    """The runs that went through the page cache last, a few of them: it has them still, more
+    likely than not. In any thread; a wrong answer costs time only."""
+
+    def __init__(self) -> None:
+        self._runs: tuple[tuple[int, int], ...] = ()
+
+    def add(self, start: int, end: int) -> None:
+        if self._runs and self._runs[-1][1] == start:
+            start = self._runs[-1][0]
+            self._runs = (*self._runs[:-1], (start, end))
+        else:
+            self._runs = (*self._runs[1 - WRITTEN_KEPT :], (start, end))
+
+    def has(self, start: int, end: int) -> bool:
+        return any(low <= start and end <= high for low, high in self._runs)
+
+    def forget(self) -> None:
+        self._runs = ()
+
+
 def checksum(ciphertext: Buffer) -> int:
     """The checksum of a clean unit's bytes as they lie on the disk."""
     return xxhash.xxh3_64_intdigest(ciphertext)
@@ -91,6 +113,7 @@ class UnitFile:
     def __init__(self, descriptor: int, cipher: UnitCipher | None) -> None:
         self._descriptor = descriptor
         self._cipher = cipher
+        self._written = _Written()
         self.granule = 1 if cipher is None else GROUP_BYTES
 
     @classmethod
@@ -125,9 +148,9 @@ class UnitFile:
         return self.decrypt(wide_start, self.raw(wide_start, wide_end), start, end)
 
     def read_cached(self, start: int, end: int) -> Buffer | None:
-        """As `read`, if all of it is in the page cache; None if not, and of long runs: asking would
-        bring them there."""
-        if end - start >= LONG_BYTES:
+        """As `read`, if all of it is in the page cache; None if not. Long runs are looked for only
+        where they were written lately: looking brings there what is not."""
+        if end - start >= LONG_BYTES and not self._written.has(start, end):
             return None
         wide_start, wide_end = group_of(start, end, self.granule)
         size = wide_end - wide_start
@@ -135,8 +158,11 @@ class UnitFile:
         try:
             count = os.preadv(self._descriptor, [room], wide_start, os.RWF_NOWAIT)
         except (BlockingIOError, OSError):  # not there, or a file system that cannot tell
+            count = 0
+        if count != size:
+            self._written.forget()
             return None
-        return self.decrypt(wide_start, room, start, end) if count == size else None
+        return self.decrypt(wide_start, room, start, end)
 
     def raw(self, start: int, end: int, memory: memoryview | None = None) -> memoryview:
         """The bytes as they lie on the disk, in `memory` if given, else valid until this
@@ -156,9 +182,9 @@ class UnitFile:
 
     def _long(self, start: int, end: int) -> memoryview | None:
         """A long run past the page cache, as it lies on the disk, valid until this thread's next
-        call here. None of others, and where that is not possible. The kernel keeps for the mount
-        what is read in long runs, and need not keep it twice."""
-        if end - start < LONG_BYTES:
+        call here. None of others, of what the page cache has, and where that is not possible. The
+        kernel keeps for the mount what is read in long runs, and need not keep it twice."""
+        if end - start < LONG_BYTES or self._written.has(start, end):
             return None
         return disk.read_at(self._descriptor, start, end - start, _scratch.room)
 
@@ -255,6 +281,7 @@ class UnitFile:
         return self.decrypt(start, self.raw(start, start + GROUP_BYTES), start, start + GROUP_BYTES)
 
     def _write_all(self, start: int, view: memoryview) -> None:
+        self._written.add(start, start + len(view))
         count = os.pwrite(self._descriptor, view, start)
         while count < len(view):
             count += os.pwrite(self._descriptor, view[count:], start + count)

@@ -1,5 +1,7 @@
 """What sparse files promise, one promise at a time. Random sequences: see test_sparse_model."""
 
+import ctypes
+import mmap
 import os
 import resource
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
 from aggfs.cache.sums import TABLE
-from aggfs.cache.unitfile import LONG_BYTES
+from aggfs.cache.unitfile import LONG_BYTES, WRITTEN_KEPT
 from aggfs.coding.cipher import XtsUnit
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
@@ -433,16 +435,44 @@ def test_a_reader_never_sees_a_torn_group(encrypted, size):
         worker.join()
 
 
-def test_a_long_read_takes_what_was_just_written_and_leaves_no_second_copy(state):
-    """The kernel keeps what the mount asked for; it is not to keep the local copy as well."""
+def test_a_long_read_takes_what_was_just_written(state):
     file = state.open()
     data = bytes(range(256)) * (LONG_BYTES // 256 + 5)
     file.write(0, data)
+    assert file.read_cached(3, LONG_BYTES) == data[3 : LONG_BYTES + 3]
     assert file.read(3, LONG_BYTES) == (data[3 : LONG_BYTES + 3], [])
-    file.write(100_000, b"newer")
-    assert file.read(99_999, LONG_BYTES)[0][:7] == data[99_999:100_000] + b"newer" + b"\xa5"
-    assert file.read_cached(0, LONG_BYTES) is None
-    assert file.read_cached(0, 5000) == data[:5000]
+    for number in range(2 * WRITTEN_KEPT):  # and nobody remembers that the first was
+        file.write(2 * LONG_BYTES + 5000 * number, b"elsewhere")
+    assert file.read_cached(3, LONG_BYTES) is None
+    file.write(100_000, b"newer")  # not on the disk yet, which is read now
+    assert file.read(99_999, LONG_BYTES - 99_999)[0][:7] == (
+        data[99_999:100_000] + b"newer" + data[100_005:100_006]
+    )
+    assert file.read(0, LONG_BYTES)[0][99_999:100_006] == b"\x9fnewer\xa5"
+
+
+def test_a_long_read_leaves_no_second_copy_in_the_page_cache(state):
+    """The kernel keeps what the mount asked for; it is not to keep the local copy as well."""
+    file = state.filled()
+    file.load(0, len(DATA))
+    descriptor = os.open(state.data_path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    before = resident(descriptor, len(DATA))  # on a disk none; a tmpfs has no other place
+    assert file.read(0, len(DATA)) == (DATA, [])
+    after = resident(descriptor, len(DATA))
+    os.close(descriptor)
+    assert after == before
+
+
+def resident(descriptor, size):
+    """How many pages of a file the page cache has."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+        pages = (ctypes.c_ubyte * (size // 4096))()
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+    return sum(page & 1 for page in pages)
 
 
 class Interrupting:
