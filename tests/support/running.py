@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
+from trio.testing import MockClock
 
 from aggfs.assemble import making, opening
 from aggfs.assemble.accounts import OpenStore
@@ -20,6 +21,7 @@ from aggfs.engine.volume import Volume
 from aggfs.model import BLOCK_BYTES, AccountId, DeviceId, InodeRow, Layout, VolumeId
 from aggfs.placement.policy import StorageClass
 from aggfs.stores.registry import open_store
+from aggfs.threads import without_threads
 from tests.support.checking import assert_sound
 from tests.support.stripes import content
 
@@ -94,7 +96,13 @@ async def running(
     sound: bool = True,
 ) -> AsyncIterator[Volume]:
     """The volume, its tasks at work. What it leaves on the disk must be in order in the end, but
-    where a test damages it on purpose (`sound=False`)."""
+    where a test damages it on purpose (`sound=False`).
+
+    Under a mock clock there are no threads: it jumps as soon as no task has anything to do, and a
+    thread on a busy machine would see a minute pass during one write.
+    """
+    if isinstance(trio.lowlevel.current_clock(), MockClock):
+        without_threads()
     volume = opening.open_volume(config, str(state), open_store=open_store, world=world)
     async with trio.open_nursery() as nursery:
         await nursery.start(volume.run)
