@@ -16,7 +16,7 @@ from tests.support.running import flush, make_volume, new_file, running
 async def test_the_oldest_copies_go_until_the_limit_is_kept(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:
-        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n]) * 400_000) for n in range(5)]
+        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n + 1]) * 400_000) for n in range(5)]
         await flush(volume)
         local = volume.parts.local
         evicted = await local.keep_within(1_000_000)
@@ -24,13 +24,13 @@ async def test_the_oldest_copies_go_until_the_limit_is_kept(tmp_path: Path) -> N
         assert [bool(local.holes(row.number)[0]) for row in rows] == [True] * 3 + [False] * 2
         for number, row in enumerate(rows):
             data = await volume.files.read(row.number, 0, 400_000)
-            assert bytes(data) == bytes([number]) * 400_000
+            assert bytes(data) == bytes([number + 1]) * 400_000
 
 
 async def test_the_oldest_copies_go_until_the_disk_has_room(tmp_path: Path) -> None:
     place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:
-        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n]) * 400_000) for n in range(5)]
+        rows = [await new_file(volume, 1, b"f%d" % n, bytes([n + 1]) * 400_000) for n in range(5)]
         await flush(volume)
         local = volume.parts.local
         assert await local.keep_within(1 << 40, short_bytes=500_000) == 2 * 400_000

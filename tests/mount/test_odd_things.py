@@ -108,6 +108,22 @@ def test_a_huge_gap_costs_no_request_and_no_object(volume: ServedFolder):
     assert objects_in_accounts(volume) - before <= 2 * 3 * 2
 
 
+def test_zeros_written_into_a_gap_fill_no_account(volume: ServedFolder):
+    path = Path(volume.path) / "zeros"
+    write_noise(path, BLOCK_BYTES)
+    volume.ask("flush")
+    before = objects_in_accounts(volume)
+    with open(path, "ab") as file:
+        file.write(bytes(20 * BLOCK_BYTES))
+    data = path.read_bytes()
+    volume.ask("flush")
+    assert path.stat().st_blocks * SECTOR_BYTES == BLOCK_BYTES
+    assert objects_in_accounts(volume) - before <= 2 * 3  # a segment, and what it needs: no stripe
+    volume.ask("evict")
+    drop_pages(path)
+    assert path.read_bytes() == data
+
+
 def objects_in_accounts(volume: ServedFolder) -> int:
     """How many there are."""
     accounts = Path(volume.state_directory).parent.glob("account*")

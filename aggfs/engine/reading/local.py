@@ -1,7 +1,7 @@
 """The local copies of files: what is here of them, bringing more, and dropping it."""
 
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -14,6 +14,7 @@ from aggfs.engine.reading.openfiles import OpenFile, OpenFiles
 from aggfs.engine.reading.room import Limits
 from aggfs.errors import AggfsError, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES, Extent, InodeRow
+from aggfs.sync.holes import Ranges
 from aggfs.threads import in_thread
 
 Pairs = list[tuple[int, int]]
@@ -66,9 +67,20 @@ class LocalCopies:
         if content is not None and content.inline:
             length = len(content.inline)
             holes = [(low, min(high, length)) for low, high in missing if low < length]
-        gaps = list(_without(missing, holes))
+        gaps = self._gaps(file, row)
         self._open_files.rest(file)
         return _joined(holes), gaps
+
+    def _gaps(self, file: OpenFile, row: InodeRow) -> Pairs:
+        """What is nowhere, or here alone as zeros that need to be nowhere."""
+        gaps = Ranges([(0, row.size)])
+        for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES)):
+            gaps.remove(extent.block * BLOCK_BYTES, min(_end(extent), file.target.kept_bytes))
+        gaps.remove_all(file.sparse.dirty_ranges())
+        content = self._namespace.content_of(row.inode)
+        if content is not None:
+            gaps.remove(0, min(len(content.inline), file.target.kept_bytes))
+        return list(gaps)
 
     def dirty_ranges(self, number: int) -> Pairs:
         """The local edits of a file that are not in stripes yet, in bytes."""
@@ -123,15 +135,17 @@ class LocalCopies:
             raise
 
     def _stored(self, file: OpenFile, row: InodeRow) -> Pairs:
-        """The ranges of a file that the accounts have too; none while it is edited. What is a hole
-        of them may still take room: a stop came before that was given back."""
+        """The ranges of a file that the accounts have too, and zeros that are a gap; none while it
+        is edited. What is a hole of them may still take room: a stop came before that was given
+        back."""
         if file.edited or file.frozen or file.writers:
             return []
-        return [
-            (extent.block * BLOCK_BYTES, min(_end(extent), row.size))
-            for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES))
-            if self._is_stored(extent.sid)
-        ]
+        content = self._namespace.content_of(row.inode)
+        stored = Ranges() if content is None or content.inline else Ranges([(0, row.size)])
+        for extent in self._blocks.extents(row.inode, 0, -(-row.size // BLOCK_BYTES)):
+            if not self._is_stored(extent.sid):
+                stored.remove(extent.block * BLOCK_BYTES, _end(extent))
+        return list(stored)
 
     @staticmethod
     def _make_holes(file: OpenFile, stored: tuple[int, int]) -> int:
@@ -242,19 +256,3 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Pairs:
         else:
             joined.append((start, end))
     return joined
-
-
-def _without(
-    ranges: Iterable[tuple[int, int]], taken: Iterable[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
-    """The parts of `ranges` that `taken`, in order, leaves."""
-    holes = list(taken)
-    for start, end in ranges:
-        at = start
-        for low, high in holes:
-            if low < end and high > at:
-                if low > at:
-                    yield at, low
-                at = max(at, high)
-        if at < end:
-            yield at, end

@@ -5,7 +5,7 @@ capture leaves the file as dirty as it was.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -17,6 +17,7 @@ from aggfs.engine.reading.fill import Filler
 from aggfs.engine.reading.openfiles import OpenFile, OpenFiles
 from aggfs.errors import AggfsError, Busy, NoEntry
 from aggfs.model import BLOCK_BYTES, STRIPE_BYTES, Content, Extent, InodeRow
+from aggfs.sync.holes import Ranges
 from aggfs.threads import in_thread
 
 QUIET_SECONDS = 5.0
@@ -28,7 +29,11 @@ PAUSE_LIMIT_SECONDS = 60.0
 
 @dataclass(slots=True)
 class FrozenFile:
-    """A file's content at one instant, on its way into stripes."""
+    """A file's content at one instant, on its way into stripes.
+
+    `gaps` are those of `blocks` that the version it is built on has nothing for: zeros there need
+    no extent. Elsewhere they do, or what they replaced would show through.
+    """
 
     file: OpenFile
     frozen: Frozen
@@ -41,6 +46,7 @@ class FrozenFile:
     ctime_ns: int
     frozen_at: int
     blocks: tuple[int, ...]
+    gaps: Ranges
     captured: bool = False
 
     @property
@@ -162,6 +168,7 @@ class Capture:
     def _frozen(self, file: OpenFile, row: InodeRow) -> FrozenFile:
         frozen = file.sparse.freeze(row.size)
         blocks = tuple(block for first, stop in frozen.blocks for block in range(first, stop))
+        kept_bytes = min(file.target.kept_bytes, row.size)
         parent, name = self._namespace.place_of(file.number)
         return FrozenFile(
             file,
@@ -170,12 +177,24 @@ class Capture:
             parent,
             name,
             row.size,
-            min(file.target.kept_bytes, row.size),
+            kept_bytes,
             row.mtime_ns,
             row.ctime_ns,
             self._namespace.next_outbox_sequence(),
             blocks,
+            self._gaps(file.inode, frozen.blocks, kept_bytes),
         )
+
+    def _gaps(self, inode: bytes, blocks: Iterable[tuple[int, int]], kept_bytes: int) -> Ranges:
+        """Now, at the freeze: a cut that comes later takes away what this version replaces."""
+        gaps = Ranges(blocks)
+        for first, stop in blocks:
+            for extent in self._blocks.extents(inode, first, stop):
+                gaps.remove(extent.block, extent.block + extent.count)
+        content = self._namespace.content_of(inode)
+        if content is not None and content.inline and kept_bytes:
+            gaps.remove(0, 1)
+        return gaps
 
     async def _complete(self, file: OpenFile, frozen: FrozenFile) -> bool:
         """Fill what is missing of partly dirty blocks; gaps become zeros. False if the file was

@@ -40,20 +40,23 @@ SLOT_SECONDS = 5.0
 ROOM_SECONDS = 60.0
 SCRATCHES = 6
 READ_BLOCKS = 4
+ZEROS = bytes(BLOCK_BYTES)
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Work:
-    """One frozen file on its way: which of its blocks are already staged, and where."""
+    """One frozen file on its way: which of its blocks are already staged, and where; and how many
+    are seen to, those that stay gaps included."""
 
     file: FrozenFile
     staged: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    done: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every block is staged."""
-        return len(self.staged) == len(self.file.blocks)
+        """Whether every block is staged, or a gap."""
+        return self.done == len(self.file.blocks)
 
     def extents(self) -> tuple[Extent, ...]:
         """The staged blocks as runs."""
@@ -79,6 +82,11 @@ class Piece:
     work: Work
     block: int
     size_bytes: int
+
+    def is_gap(self, data: Buffer) -> bool:
+        """Whether these are zeros, and nothing lies under them."""
+        gaps = self.work.file.gaps
+        return ZEROS.startswith(data) and gaps.contains(self.block, self.block + 1)
 
 
 def cut_into_stripes(works: Iterable[Work]) -> Iterator[list[Piece]]:
@@ -274,11 +282,12 @@ class Flusher:
     ) -> None:
         lent = False
         try:
-            sealed = await self._sealed(pieces, scratch)
-            await self._stage(sealed)
-            self._take_over(pieces, sealed)
+            staged, sealed = await self._sealed(pieces, scratch)
+            if sealed is not None:
+                await self._stage(sealed)
+            self._take_over(pieces, staged, sealed)
             await in_slices(_settle(pieces))
-            if await self._stripes.wait_for_slot(SLOT_SECONDS):
+            if sealed is not None and await self._stripes.wait_for_slot(SLOT_SECONDS):
                 nursery.start_soon(self._send, sealed, scratch)
                 lent = True
         except (OSError, AggfsError) as error:
@@ -311,33 +320,50 @@ class Flusher:
             with trio.move_on_at(deadline):
                 await self._stripes.wait_change()
 
-    async def _sealed(self, pieces: Sequence[Piece], scratch: codec.Scratch) -> codec.SealedStripe:
-        """Read and seal. The stripe's id is drawn here and nowhere else; any failure before the
-        staging file is durable discards it with the bytes."""
+    async def _sealed(
+        self, pieces: Sequence[Piece], scratch: codec.Scratch
+    ) -> tuple[Sequence[Piece], codec.SealedStripe | None]:
+        """Read and seal; which of the pieces are in the stripe, and none if all stay gaps. Its id
+        is drawn here and nowhere else; any failure before the staging file is durable discards
+        it with the bytes."""
         async with self._readings.lent() as reading:
             try:
                 fetched = await in_thread(reading.fetch, pieces)
-                blocks = await list_in_slices(reading.opened(fetched))
-                return await in_slices(
+                opened = await list_in_slices(reading.opened(fetched))
+                read = zip(pieces, chain.from_iterable(opened), strict=True)
+                kept = [(piece, data) for piece, data in read if not piece.is_gap(data)]
+                if not kept:
+                    return (), None
+                staged = [piece for piece, _ in kept]
+                sealed = await in_slices(
                     codec.seal_steps(
                         self._keys,
                         sid=Sid(self._device + self._random_bytes(16)),
                         kind=Kind.DATA,
-                        blocks=[block for some in blocks for block in some],
-                        table=_table(pieces),
+                        blocks=[data for _, data in kept],
+                        table=_table(staged),
                         compress=self._compression,
                         scratch=scratch,
                     )
                 )
+                return staged, sealed
             finally:
                 reading.clear()
 
-    def _take_over(self, pieces: Sequence[Piece], sealed: codec.SealedStripe) -> None:
+    def _take_over(
+        self,
+        pieces: Sequence[Piece],
+        staged: Sequence[Piece],
+        sealed: codec.SealedStripe | None,
+    ) -> None:
         """Rows for a staged stripe, and for every file that is complete with it; one
-        transaction, no await."""
-        self._stripes.admit(sealed)
-        for index, piece in enumerate(pieces):
-            piece.work.staged[piece.block] = (sealed.sid, index)
+        transaction, no await. What of `pieces` is not staged stays a gap."""
+        for piece in pieces:
+            piece.work.done += 1
+        if sealed is not None:
+            self._stripes.admit(sealed)
+            for index, piece in enumerate(staged):
+                piece.work.staged[piece.block] = (sealed.sid, index)
         for work in {id(piece.work): piece.work for piece in pieces}.values():
             if work.complete:
                 self._capture.capture(work.file, work.extents())
