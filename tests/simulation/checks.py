@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aggfs.cache.blocks import StripeState
 from aggfs.engine.care.dying import Dying
 from aggfs.engine.volume import Volume
-from aggfs.model import BLOCK_BYTES, AccountId
+from aggfs.model import BLOCK_BYTES, AccountId, StripeRow
 from tests.simulation.clouds import Cloud, Wrong
 
 PAGE = 1000
@@ -52,20 +52,21 @@ class Ground:
                 raise Wrong(f"a file's stripe {sid.hex()} has no row")
             if sid not in volume.parts.staging:
                 good = self._good(volume, state, self._calm(since))
-                if good < state.row.k:
+                if len(different(state.row, good)) < state.row.k:
                     return False
         return True
 
     def _calm(self, since: float) -> list[AccountId]:
         return [account for account, cloud in self.clouds.items() if cloud.is_calm(since)]
 
-    def _good(self, volume: Volume, state: StripeState, accounts: Sequence[bytes]) -> int:
-        """How many fragments are in place in these accounts."""
-        return sum(
-            place in accounts
-            and self.name(volume, state, index, place) in self.clouds[AccountId(place)].objects
+    def _good(self, volume: Volume, state: StripeState, accounts: Sequence[bytes]) -> set[int]:
+        """Which fragments are in place in these accounts."""
+        return {
+            index
             for index, place in enumerate(state.row.places)
-        )
+            if place in accounts
+            and self.name(volume, state, index, place) in self.clouds[AccountId(place)].objects
+        }
 
     # --- invariants ---------------------------------------------------------------------------
 
@@ -121,9 +122,9 @@ class Ground:
             elif (index, place) in places and state.confirmed >> index & 1:
                 raise Wrong(f"fragment {index} of {row.sid.hex()} is confirmed, and is not there")
         for provider, indices in held.items():
-            if len(indices) >= row.k:
+            if len(different(row, indices)) >= row.k:
                 raise Wrong(f"{provider} holds a complete copy of {self._told(volume, state)}")
-        if state.announced and len(there) < row.k:
+        if state.announced and len(different(row, there)) < row.k:
             raise Wrong(f"stripe {row.sid.hex()} is announced with {len(there)} fragments")
 
     def _told(self, volume: Volume, state: StripeState) -> str:
@@ -149,3 +150,9 @@ class Ground:
                 state = volume.parts.blocks.stripe(sid)
                 if state is None or not state.announced:
                     raise Wrong(f"content of {number} is published, its stripe is not stored")
+
+
+def different(row: StripeRow, indices: Iterable[int]) -> set[int]:
+    """Of these fragments those that are no copies of each other. Counted here, and not by what is
+    judged."""
+    return {index % row.k for index in indices} if row.layout >= 2 else set(indices)

@@ -24,6 +24,7 @@ from aggfs.engine.writing.stripes import Stripes
 from aggfs.formats.sizes import cell_bytes
 from aggfs.model import Sid
 
+COPIES_COUNTED = "k that are copies of each other are stored"  # is none where none are copies
 Bug = Callable[[], AbstractContextManager[object]]
 
 
@@ -33,6 +34,10 @@ def _unchecked(keys: Any, row: Any, index: int, block: int, cell_with_mac: Any) 
 
 def _one_too_few(stripes: Stripes, state: StripeState) -> bool:
     return state.spare >= -1
+
+
+def _copies_counted(stripes: Stripes, state: StripeState) -> bool:
+    return state.confirmed_count >= state.row.k
 
 
 def _used_twice() -> Callable[[bytes], Sid]:
@@ -102,6 +107,7 @@ BUGS: Mapping[str, Bug] = {
     "an fsync is skipped": _in_place_of(UnitFile, "sync", lambda: lambda file: None),
     "a MAC is not checked": _in_place_of(decode, "check_cell", lambda: _unchecked),
     "acknowledged at k - 1": _in_place_of(Stripes, "_reached_quorum", lambda: _one_too_few),
+    COPIES_COUNTED: _in_place_of(Stripes, "_reached_quorum", lambda: _copies_counted),
     "a stripe id is used twice": _in_place_of(flush, "Sid", _used_twice),
     "deleted before it is unmarked": _in_place_of(Collector, "_unmark", _deleting_first),
     "collected with a part of the roots": _in_place_of(

@@ -22,7 +22,7 @@ from aggfs.coding import slots
 from aggfs.config import AccountConfig, Config, HistoryConfig, MountConfig, Size
 from aggfs.engine.volume import Volume
 from aggfs.errors import AggfsError
-from aggfs.model import AccountId, DeviceId, VolumeId
+from aggfs.model import AccountId, DeviceId, Layout, VolumeId
 from aggfs.placement.policy import StorageClass
 from aggfs.stores.faulty import FaultKind
 from tests.simulation import chance as chances
@@ -41,6 +41,13 @@ SHAPES = (  # k, n, the provider of each account
     (2, 3, "aabc"),
     (2, 4, "abcd"),
 )
+SHAPES_IN_COPIES = (
+    (2, 4, "abcd"),
+    (2, 4, "abcde"),
+    (3, 6, "abcdef"),
+    (2, 6, "abcdef"),
+)
+FIRST_IN_COPIES = 1000  # seeds from here on: fragments that are copies
 ENDS = ("kill", "kill", "power", "power", "stop")
 QUIET_ONCE_IN = 6.0
 LIFE_SECONDS = 400.0  # on average
@@ -86,8 +93,11 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.chance = Chance(self.seed, "life")
-        self.k, self.n, providers = SHAPES[self.seed % len(SHAPES)]
-        self.survivable = self.n - self.k
+        in_copies = self.seed >= FIRST_IN_COPIES
+        shapes = SHAPES_IN_COPIES if in_copies else SHAPES
+        self.k, self.n, providers = shapes[self.seed % len(shapes)]
+        self.layout = Layout.CONTIGUOUS_COPIES if in_copies else Layout.CONTIGUOUS
+        self.survivable = self.n // self.k - 1 if in_copies else self.n - self.k
         self.world = chances.new_world(self.seed, "device", self.wall)
         clouds = [
             Cloud(f"a{number}", provider, self.trace, Chance(self.seed, f"cloud {number}"))
@@ -153,7 +163,7 @@ class Simulation:
             volume=VolumeId(chance.randbytes(16)),
             device=DeviceId(chance.randbytes(8)),
             device_name="first",
-            classes=(StorageClass(0, "default", self.k, self.n),),
+            classes=(StorageClass(0, "default", self.k, self.n, self.layout),),
             accounts=tuple(
                 AccountConfig(account, cloud.name, "memory", cloud.provider)
                 for account, cloud in self.ground.clouds.items()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.simulation import FIRST_IN_COPIES
+
 REPOSITORY = Path(__file__).parents[2]
 HOURS_EACH = 2
 HOURS, FAULTS = 50, 50_000  # of each group
@@ -37,6 +39,16 @@ def test_a_volume_survives_whatever_happens_to_its_accounts_and_its_machine(seed
     assert summary["simulated_hours"] >= HOURS
     assert summary["faults"] >= FAULTS
     assert all(summary["faults_by_kind"].values())
+
+
+def test_so_does_one_whose_fragments_are_copies() -> None:
+    seeds = f"{FIRST_IN_COPIES}-{FIRST_IN_COPIES + 7}"
+    lines = played("--seeds", seeds, "--hours", "1")
+    summary = json.loads(lines[-1])
+    print(summary)
+    assert summary["failed"] == 0, "\n".join(lines)
+    assert summary["simulated_hours"] >= 8
+    assert summary["faults"] >= 5000
 
 
 def test_the_same_seed_is_the_same_run_to_the_last_request() -> None:
