@@ -7,14 +7,30 @@ operations too. `scripts/drill model` does more of it.
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from aggfs.cli.client import NotRunning
 from tests.support.mounting import ServedFolder, needs_fuse, served
-from tests.support.steps import Step, histories, length, mode, one, path, seed, slot, value, xattr
+from tests.support.steps import (
+    Step,
+    file,
+    histories,
+    length,
+    mode,
+    one,
+    passages,
+    path,
+    seed,
+    slot,
+    value,
+    writes_in_flush,
+    xattr,
+)
 from tests.support.twins import Twins, paths_below
 from tests.support.volumes import drop_pages
 
@@ -24,26 +40,30 @@ ROUNDS = os.environ.get("AGGFS_MODEL_ROUNDS", "")  # at random where a number is
 STARTS = 3  # of the daemon in one round: they take longest
 HISTORIES = histories(
     one("create", path, mode, st.just(0)),
-    one("append", path, length, seed),
+    one("append", file, length, seed),
     one("chown", path, st.just(os.getuid()), st.sampled_from([-1, os.getgid(), 1234])),
     one("set_xattr", path, xattr, value, st.sampled_from([0, os.XATTR_CREATE, os.XATTR_REPLACE])),
-    one("open", slot, path, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDONLY])),
+    one("open", slot, file, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDONLY])),
     one("look_at_open", slot),
     one("fsync_open", slot),
+    one("begin_flush"),
     one("unmount"),
     one("kill"),
+    passage=passages(os.O_RDWR, again="unmount"),
 )
 
 
 class Mounted:
     """A volume of 2-of-3 over directories, mounted; and the twins, one of them in it."""
 
-    def __init__(self, top: Path, stack: ExitStack) -> None:
+    def __init__(self, top: Path, stack: ExitStack, flushes: ThreadPoolExecutor) -> None:
         self._top = top
         self._stack = stack
         self._folder = self._start()
         self._starts = 1
         self._lost: Path | None = None
+        self._flushes = flushes
+        self._flushing: Future[object] | None = None
         (top / "plain").mkdir()
         self.twins = Twins(top / "plain", Path(self._folder.path))
 
@@ -62,6 +82,7 @@ class Mounted:
         self.find()
         self.look()
         self.flush()
+        self.twins.check_room()
         self.evict()
         self.twins.compare()
         self.look()
@@ -71,16 +92,35 @@ class Mounted:
     def look(self) -> None:
         self.twins.compare_contents()
 
+    def begin_flush(self) -> None:
+        """What comes next is done while everything is sent out."""
+        self.end_flush()
+        self._flushing = self._flushes.submit(self._folder.ask, "flush")
+
+    def write_in_flush(self, path: bytes, *where: int) -> None:
+        self.begin_flush()
+        for write in writes_in_flush(*where):
+            if self._flushing is None or self._flushing.done():
+                break
+            self.twins.write(path, *write)
+
+    def end_flush(self) -> None:
+        if self._flushing is not None:
+            flushing, self._flushing = self._flushing, None
+            flushing.result()
+
     def flush(self) -> None:
+        self.end_flush()
         self._folder.ask("flush")
 
     def evict(self) -> None:
         self._folder.ask("evict")
-        for file in paths_below(os.fsencode(self._folder.path)):
-            drop_pages(Path(self._folder.path) / os.fsdecode(file))
+        for found in paths_below(os.fsencode(self._folder.path)):
+            drop_pages(Path(self._folder.path) / os.fsdecode(found))
 
     def unmount(self) -> None:
         if self._starts < STARTS:
+            self.end_flush()
             self.twins.close_all()
             assert self._folder.stop() == 0
             self._start_again()
@@ -90,6 +130,8 @@ class Mounted:
             self.twins.sync()
             self._folder.process.kill()
             self._folder.process.wait()
+            with suppress(NotRunning):  # a flush is cut short as well
+                self.end_flush()
             self.twins.close_all()
             self._start_again()
 
@@ -110,13 +152,13 @@ class Mounted:
 
 
 # To shrink what failed would take minutes.
-@settings(max_examples=int(ROUNDS or 8), derandomize=not ROUNDS, phases=(Phase.generate,))
+@settings(max_examples=int(ROUNDS or 6), derandomize=not ROUNDS, phases=(Phase.generate,))
 @given(HISTORIES)
 def test_the_mount_is_a_plain_directory(steps: list[Step]):
     top = Path(tempfile.mkdtemp(prefix="aggfs-twins-"))
     try:
-        with ExitStack() as stack:
-            mounted = Mounted(top, stack)
+        with ThreadPoolExecutor(1) as flushes, ExitStack() as stack:
+            mounted = Mounted(top, stack, flushes)
             try:
                 mounted.play(steps)
                 mounted.end()

@@ -21,13 +21,56 @@ from aggfs.model import BLOCK_BYTES
 from tests.support.faces import Face
 from tests.support.memory_volume import MemoryVolume
 from tests.support.running import Place, flush, make_volume, running
-from tests.support.steps import Step, histories, one, path, slot, value, xattr
+from tests.support.steps import (
+    Step,
+    file,
+    histories,
+    one,
+    passages,
+    path,
+    slot,
+    value,
+    writes_in_flush,
+    xattr,
+)
 from tests.support.twins import moment
 
 ROUNDS = os.environ.get("AGGFS_MODEL_ROUNDS", "")  # at random where a number is given
 HISTORIES = histories(
-    one("set_xattr", path, xattr, value), one("open", slot, path), one("restart"), one("crash")
+    one("set_xattr", path, xattr, value),
+    one("open", slot, file),
+    one("begin_flush"),
+    one("restart"),
+    one("crash"),
+    passage=passages(again="restart"),
 )
+
+
+class Flushes:
+    """Those that steps go on beside, one at a time."""
+
+    def __init__(self, volume: Volume, nursery: trio.Nursery) -> None:
+        self._volume = volume
+        self._nursery = nursery
+        self._ended = trio.Event()
+        self._ended.set()
+
+    async def begin(self) -> None:
+        """Until the next step that waits, nothing of it is done."""
+        await self.end()
+        self._ended = trio.Event()
+        self._nursery.start_soon(self._flush, self._ended)
+
+    async def _flush(self, ended: trio.Event) -> None:
+        await flush(self._volume)
+        ended.set()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    async def end(self) -> None:
+        await self._ended.wait()
 
 
 class Pair:
@@ -37,15 +80,20 @@ class Pair:
         self.place = place
         self.model = Face(MemoryVolume())
         self.lost: Path | None = None
+        self.flushes: Flushes
 
     async def play(self, steps: Sequence[Step]) -> None:
         """All steps, restarts between volumes; names are compared after each."""
         rest = list(steps)
         while rest:
             crashed = None
-            async with running(self.place.config, self.place.state) as volume:
+            async with (
+                running(self.place.config, self.place.state) as volume,
+                trio.open_nursery() as nursery,
+            ):
                 face = Face(volume)
                 self.compare(face)
+                self.flushes = Flushes(volume, nursery)
                 while rest and crashed is None:
                     kind, *arguments = rest.pop(0)
                     if kind == "restart":
@@ -64,6 +112,10 @@ class Pair:
         match kind:
             case "look":
                 assert await face.contents() == await self.model.contents()
+            case "begin_flush":
+                await self.flushes.begin()
+            case "write_in_flush":
+                await self.write_in_flush(face, *arguments)
             case "flush":
                 await flush(volume)
             case "evict":
@@ -77,6 +129,15 @@ class Pair:
                 found = await face.outcome(kind, *arguments)
                 assert found == expected, (kind, *arguments)
                 self.compare(face)
+
+    async def write_in_flush(self, face: Face, path: bytes, *where: int) -> None:
+        await self.flushes.begin()
+        for write in writes_in_flush(*where):
+            if self.flushes.ended:
+                break
+            await self.model.outcome("write", path, *write)
+            await face.outcome("write", path, *write)
+            await trio.lowlevel.checkpoint()
 
     def compare(self, face: Face) -> None:
         assert face.shown(moment) == self.model.shown(moment)
@@ -93,6 +154,7 @@ class Pair:
     async def copy_of_state(self, volume: Volume, face: Face) -> Path:
         """What a crash at this very moment leaves, everything having been made sure of. The
         volume must come to no other thought."""
+        await self.flushes.end()
         await face.sync()
         database = volume.parts.database
         while database._committing is not None or database._current.dirty:
@@ -173,7 +235,7 @@ def test_a_sharp_corner(corner: str) -> None:
     play([step for each in SHARP_CORNERS[corner] for step in (each, ("look",))])
 
 
-@settings(max_examples=int(ROUNDS or 15), derandomize=not ROUNDS, phases=(Phase.generate,))
+@settings(max_examples=int(ROUNDS or 5), derandomize=not ROUNDS, phases=(Phase.generate,))
 @given(HISTORIES)
 def test_a_volume_is_dictionaries_of_names_and_bytes(steps: list[Step]) -> None:
     play(steps)

@@ -10,7 +10,7 @@ from aggfs.model import ROOT_NUMBER, InodeRow
 from aggfs.mount.errors import errno_of
 from aggfs.mount.served import ServedVolume
 from tests.support.renaming import EXCHANGE, NOREPLACE
-from tests.support.stripes import content
+from tests.support.stripes import content_or_zeros
 
 AFTER_DOTS = 2
 READ_BYTES = 1 << 20
@@ -109,13 +109,13 @@ class Face:
     async def write(self, path: bytes, offset: int, length: int, seed: int) -> None:
         number = self._file(path)
         await self._files.opened(number, truncate=False)
-        await self._files.write(number, offset, content(length, seed))
+        await self._files.write(number, offset, content_or_zeros(length, seed))
         await self._files.released(number)
 
     async def write_anew(self, path: bytes, length: int, seed: int) -> None:
         number = self._file(path)
         await self._files.opened(number, truncate=True)
-        await self._files.write(number, 0, content(length, seed))
+        await self._files.write(number, 0, content_or_zeros(length, seed))
         await self._files.released(number)
 
     async def truncate(self, path: bytes, size: int) -> None:
@@ -137,7 +137,7 @@ class Face:
 
     async def write_open(self, slot: int, offset: int, length: int, seed: int) -> None:
         if slot in self._slots:
-            await self._files.write(self._slots[slot], offset, content(length, seed))
+            await self._files.write(self._slots[slot], offset, content_or_zeros(length, seed))
 
     async def read_open(self, slot: int, offset: int, length: int) -> bytes:
         if slot not in self._slots:

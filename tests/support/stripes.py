@@ -24,6 +24,11 @@ def content(size_bytes: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
+def content_or_zeros(size_bytes: int, seed: int) -> bytes:
+    """The same, and zeros for seed 0."""
+    return content(size_bytes, seed) if seed else bytes(size_bytes)
+
+
 def sealed_stripe(
     keys: VolumeKeys,
     blocks: Sequence[bytes],

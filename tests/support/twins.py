@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from aggfs.model import BLOCK_BYTES
 from tests.support.renaming import renameat2
-from tests.support.stripes import content as noise
+from tests.support.stripes import content_or_zeros
 
+SECTOR_BYTES = 512
 SECOND = 1_000_000_000
 OLD, OLDER = 1_000_000_000 * SECOND + 123_456_789, -SECOND - 1
 SET_TIMES = (OLD, OLDER)  # what utime sets; any other time is "when it happened"
@@ -65,7 +67,7 @@ class Twins:
         def write(top: bytes) -> int:
             descriptor = os.open(join(top, path), os.O_WRONLY | flags)
             try:
-                return os.pwrite(descriptor, noise(length, seed), offset)
+                return os.pwrite(descriptor, content_or_zeros(length, seed), offset)
             finally:
                 os.close(descriptor)
 
@@ -120,7 +122,7 @@ class Twins:
             assert found == expected, f"{found} where the plain file has {expected}"
 
     def write_open(self, slot: int, offset: int, length: int, seed: int) -> None:
-        data = noise(length, seed)
+        data = content_or_zeros(length, seed)
         self._on_open(slot, lambda descriptor: os.pwrite(descriptor, data, offset))
 
     def read_open(self, slot: int, offset: int, length: int) -> None:
@@ -168,6 +170,16 @@ class Twins:
         for path in paths_below(self._tops[0]):
             expected, found = (outcome(partial(content, join(top, path))) for top in self._tops)
             assert found == expected, path
+
+    def check_room(self) -> None:
+        """Ours says that each block which is not all zeros takes room, and nothing beyond the
+        end does."""
+        for path in paths_below(self._tops[0]):
+            data, told = content(join(self._tops[0], path)), os.lstat(join(self._tops[1], path))
+            blocks = [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+            least = sum(len(block) for block in blocks if any(block))
+            if stat.S_ISREG(told.st_mode):
+                assert least <= told.st_blocks * SECTOR_BYTES < len(data) + SECTOR_BYTES, path
 
 
 def outcome(call: Callable[[], object]) -> object:
