@@ -47,6 +47,7 @@ from aggfs.engine.reading.fetch import Fetcher
 from aggfs.engine.reading.files import Files
 from aggfs.engine.reading.fill import Filler
 from aggfs.engine.reading.local import LocalCopies
+from aggfs.engine.reading.neighbours import Neighbours
 from aggfs.engine.reading.openfiles import OpenFiles
 from aggfs.engine.reading.room import Bounds, Limits, Room, limits_on
 from aggfs.engine.recovery.identity import Identity, keep_cache_form, load_header, save_header
@@ -176,8 +177,9 @@ class _Assembly:
             deadline_seconds=config.mount.read_deadline_seconds - 5,
             readers=self.readers,
         )
+        self.neighbours = Neighbours(self.fetcher)
         filler = self.filler = Filler(
-            self.fetcher, self.blocks, self.namespace.content_of, self.waited_for
+            self.neighbours, self.blocks, self.namespace.content_of, self.waited_for
         )
         self.open_files = OpenFiles(
             database,
@@ -346,6 +348,7 @@ class _Assembly:
             policy=self.policy,
             namespace=self.namespace,
             fetcher=self.fetcher,
+            neighbours=self.neighbours,
             filler=self.filler,
             files=self.files,
             open_files=self.open_files,

@@ -92,6 +92,7 @@ class Copies:
             numbers = list(volume.namespace.numbers_under(volume.row_at(arguments).number))
         else:
             numbers = list(local.cached())
+        self._parts.neighbours.forget()
         evicted, kept, pinned = await local.evict(numbers, pinned_too=force)
         if force:
             self.pins.look()

@@ -25,6 +25,7 @@ from aggfs.engine.reading.fetch import Fetcher
 from aggfs.engine.reading.files import Files
 from aggfs.engine.reading.fill import Filler
 from aggfs.engine.reading.local import LocalCopies
+from aggfs.engine.reading.neighbours import Neighbours
 from aggfs.engine.reading.openfiles import OpenFiles
 from aggfs.engine.reading.room import Limits, Room, Turns
 from aggfs.engine.works import Works
@@ -66,6 +67,7 @@ class Parts:
     policy: Policy
     namespace: Namespace
     fetcher: Fetcher
+    neighbours: Neighbours
     filler: Filler
     files: Files
     open_files: OpenFiles

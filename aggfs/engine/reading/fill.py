@@ -29,6 +29,7 @@ from aggfs.cache.sparse import SparseFile
 from aggfs.cache.unitfile import disk_refusal
 from aggfs.engine.reading.ahead import ReadAhead
 from aggfs.engine.reading.fetch import Fetcher, Run
+from aggfs.engine.reading.neighbours import Neighbours
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, TooFewFragments
 from aggfs.formats.fragment import Kind
@@ -76,7 +77,7 @@ class Filler:
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: Fetcher | Neighbours,
         blocks: Blocks,
         content_of: Callable[[bytes], Content | None],
         waited_for: Works | None = None,
