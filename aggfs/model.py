@@ -17,6 +17,7 @@ STRIPE_BLOCKS = STRIPE_BYTES // BLOCK_BYTES
 INLINE_BYTES = 1024
 NAME_BYTES = 255
 FILE_BYTES_LIMIT = 1 << 50
+FSYNC_XATTR = b"user.aggfs.fsync"  # cloud, local: what fsync waits for, of a file or a directory
 
 VolumeId = NewType("VolumeId", bytes)  # 16 random bytes
 DeviceId = NewType("DeviceId", bytes)  # 8 random bytes

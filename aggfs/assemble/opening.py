@@ -396,7 +396,7 @@ class _Assembly:
             volume.add(feature(volume))
         self.files.wait_for_accounts(
             volume.store,
-            at_fsync=self.config.mount.fsync == "cloud",
-            at_close=self.config.mount.close == "cloud",
+            at_fsync=partial(volume.waits_at_fsync, self.config.mount.fsync),
+            at_close=partial(volume.waits_at_close, self.config.mount.close),
         )
         return volume

@@ -33,7 +33,7 @@ from aggfs.engine.writing.flush import Flusher
 from aggfs.engine.writing.repair import Repairs
 from aggfs.engine.writing.stripes import Policy, Stripes
 from aggfs.errors import AggfsError, LocalDiskFailed, NoEntry, Unreachable
-from aggfs.model import BLOCK_BYTES, InodeRow
+from aggfs.model import BLOCK_BYTES, FSYNC_XATTR, InodeRow
 from aggfs.placement.plan import usable_bytes, usable_free_bytes
 from aggfs.sync.retention import Retention
 from aggfs.threads import in_thread
@@ -358,6 +358,24 @@ class Volume:
     async def store(self, number: int) -> None:
         """Bring one file into the accounts; returns when it is published."""
         await self.flush(self.namespace.by_number(number))
+
+    def is_in_accounts(self, number: int) -> bool:
+        """Whether nothing of a file waits to be brought into the accounts, by whomever, and nothing
+        of the journal, which may name it."""
+        stored = self.state_of(self.namespace.by_number(number)) in ("stored", "full")
+        return stored and self.parts.publisher.is_known
+
+    def waits_at_fsync(self, option: str, number: int) -> bool:
+        """Whether fsync of this file is to bring it into the accounts, and has to: by its own
+        attribute `user.aggfs.fsync`, else by that of the nearest directory above it that has one,
+        else by the option of the mount."""
+        set_here = self.namespace.nearest_xattr(number, FSYNC_XATTR)
+        wish = option.encode() if set_here is None else set_here
+        return wish == b"cloud" and not self.is_in_accounts(number)
+
+    def waits_at_close(self, option: str, number: int) -> bool:
+        """Whether close of this file is to bring it into the accounts, and has to."""
+        return option == "cloud" and not self.is_in_accounts(number)
 
     def _raise_failure(self, numbers: Collection[int], before: int) -> bool:
         """Whether one of these files could not be sent out; raises its error after some times."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import pyfuse3
 
 from aggfs.errors import NoAttribute, ReadOnly, TooLarge
-from aggfs.model import FILE_BYTES_LIMIT
+from aggfs.model import FILE_BYTES_LIMIT, FSYNC_XATTR
 from aggfs.mount.base import Handlers
 
 OURS = b"user.aggfs."
+FSYNC_VALUES = (b"cloud", b"local")
 SERVED_PREFIXES = (b"user.", b"security.", b"trusted.")
 
 
@@ -50,7 +51,7 @@ class AttributeHandlers(Handlers):
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         self._check_xattr_name(name)
-        if name.startswith(OURS):
+        if is_told(name):
             value = self.volume.xattr(inode, name)
             if value is None:
                 raise NoAttribute(name.decode(errors="replace"))
@@ -62,19 +63,21 @@ class AttributeHandlers(Handlers):
     ) -> None:
         # The binding has asked getxattr before where XATTR_CREATE or XATTR_REPLACE was given.
         self._check_xattr_name(name)
-        if name.startswith(OURS):
+        if is_told(name):
             raise ReadOnly("user.aggfs.* is what aggfs says of the file")
+        if name == FSYNC_XATTR and value not in FSYNC_VALUES:
+            raise pyfuse3.FUSEError(errno.EINVAL)
         self.namespace.set_xattr(inode, name, value)
 
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        # user.aggfs.* is not listed: who copies all attributes would trip over read-only ones.
+        # What is told is not listed: who copies all attributes would trip over read-only ones.
         if not self.options.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
         return self.namespace.list_xattrs(inode)
 
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._check_xattr_name(name)
-        if name.startswith(OURS):
+        if is_told(name):
             raise ReadOnly("user.aggfs.* is what aggfs says of the file")
         self.namespace.remove_xattr(inode, name)
 
@@ -84,6 +87,11 @@ class AttributeHandlers(Handlers):
             raise pyfuse3.FUSEError(errno.ENOSYS)  # the kernel never asks again
         if not name.startswith(SERVED_PREFIXES):
             raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+
+
+def is_told(name: bytes) -> bool:
+    """Whether an attribute is what aggfs says of a file, and nobody sets."""
+    return name.startswith(OURS) and name != FSYNC_XATTR
 
 
 def _changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Local copies: kept within their limit, and never at the cost of what only this device has."""
 
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from aggfs.assemble import opening
 from aggfs.config import MountConfig, Size
 from aggfs.engine.reading.room import Limits
 from aggfs.errors import LocalDiskFailed
+from aggfs.model import FSYNC_XATTR
 from tests.support.running import flush, make_volume, new_file, running
 
 
@@ -108,6 +110,27 @@ async def test_fsync_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Pa
         await volume.files.fsync(row.number)
         assert volume.state_of(volume.namespace.by_number(row.number)) == "full"
         assert not volume.namespace.waiting({row.number}, volume.namespace.next_outbox_sequence())
+
+
+async def test_one_file_or_directory_alone_is_synced_to_the_cloud(tmp_path: Path) -> None:
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        names = volume.namespace
+        outer = names.create(1, b"precious", stat.S_IFDIR | 0o755, 0, 0)
+        inner = names.create(outer.number, b"inner", stat.S_IFDIR | 0o755, 0, 0)
+        names.set_xattr(outer.number, FSYNC_XATTR, b"cloud")
+        below = await new_file(volume, inner.number, b"below", b"x" * 400_000)
+        excepted = await new_file(volume, inner.number, b"excepted", b"x" * 400_000)
+        names.set_xattr(excepted.number, FSYNC_XATTR, b"local")
+        beside = await new_file(volume, 1, b"beside", b"x" * 400_000)
+        one = await new_file(volume, 1, b"one", b"x" * 400_000)
+        names.set_xattr(one.number, FSYNC_XATTR, b"cloud")
+        for row in (excepted, beside):
+            await volume.files.fsync(row.number)
+            assert volume.state_of(names.by_number(row.number)) == "dirty"
+        for row in (below, one):
+            await volume.files.fsync(row.number)
+            assert volume.is_in_accounts(row.number)
 
 
 async def test_close_to_the_cloud_returns_when_the_accounts_have_it(tmp_path: Path) -> None:

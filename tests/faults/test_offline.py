@@ -10,6 +10,7 @@ from aggfs.config import MountConfig, Size
 from aggfs.errors import NoSpace, TooFewFragments
 from aggfs.stores.faulty import Fault, FaultKind
 from tests.support.faults import DOWN, HUNG, Ground, flushed, new_ground, until_full
+from tests.support.running import running
 
 LIMIT_BYTES = 16 << 20
 STUCK_SECONDS = 300
@@ -128,6 +129,31 @@ async def test_partial_redundancy_is_no_success(
             assert volume.parts.staging.size_bytes
         await flushed(volume)
         assert volume.parts.publisher.state.published > published
+
+
+async def test_a_sync_to_the_cloud_waits_also_for_what_somebody_else_has_begun_to_send(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """The flush behind the program has taken its edits, and cannot bring them there."""
+    ground = await new_ground(tmp_path, 2, 3)
+    for option in ("fsync", "close"):
+        mount = MountConfig(**{option: "cloud"})
+        config = replace(ground.place.config, mount=mount)
+        async with running(
+            config, ground.place.state, open_store=ground.clouds.open_store
+        ) as volume:
+            row = volume.namespace.create(1, option.encode(), 0o100640, 0, 0)
+            await volume.files.write(row.number, 0, b"precious" * 50_000)
+            sync = volume.files.fsync if option == "fsync" else volume.files.flush
+            with ground.clouds.failing(ground.names, DOWN):
+                await volume.stage({row.number})
+                with trio.move_on_after(STUCK_SECONDS) as scope:
+                    await sync(row.number)
+                assert scope.cancelled_caught
+            await sync(row.number)
+            assert volume.state_of(volume.namespace.by_number(row.number)) in ("stored", "full")
+            with ground.clouds.failing(ground.names, DOWN):
+                await sync(row.number)  # nothing of it is missing anywhere
 
 
 async def test_an_upload_error_is_told(tmp_path: Path, autojump_clock: object) -> None:

@@ -86,3 +86,23 @@ def test_a_copy_with_all_attributes_works(file: Path):
     os.setxattr(file, "user.a", b"1")
     shutil.copy2(file, file.with_name("g"))
     assert os.getxattr(file.with_name("g"), "user.a") == b"1"
+
+
+def test_what_fsync_waits_for_is_set_and_nothing_else_of_ours(place: Path):
+    file = place / "file"
+    file.touch()
+    os.setxattr(file, "user.aggfs.fsync", b"cloud")
+    assert os.getxattr(file, "user.aggfs.fsync") == b"cloud"
+    with pytest.raises(OSError, match="Invalid"):
+        os.setxattr(file, "user.aggfs.fsync", b"sometimes")
+    with pytest.raises(PermissionError):
+        os.setxattr(file, "user.aggfs.version", b"cloud")
+    assert os.getxattr(file, "user.aggfs.fsync") == b"cloud"
+    file.write_bytes(b"precious" * 10_000)
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+        # "local" is all that a volume without accounts can say
+        assert os.getxattr(file, "user.aggfs.state") in (b"stored", b"full", b"local")
+    os.removexattr(file, "user.aggfs.fsync")
+    with pytest.raises(OSError, match="No data"):
+        os.getxattr(file, "user.aggfs.fsync")

@@ -139,6 +139,13 @@ class Publisher:
         self._table.put(b"state", _encode(state))
 
     @property
+    def is_known(self) -> bool:
+        """Whether enough accounts know the journal to its end; what waits in the outbox is none of
+        it yet."""
+        state = self.state
+        return state.published == (state.control.sequence, state.namespace.sequence)
+
+    @property
     def segments_since_checkpoint(self) -> int:
         """How many segments somebody must read after the checkpoint."""
         state = self.state

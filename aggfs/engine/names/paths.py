@@ -189,6 +189,19 @@ class Paths:
             raise NoAttribute("no such attribute")
         return row.value
 
+    def nearest_xattr(self, number: int, name: bytes) -> bytes | None:
+        """An attribute of an inode, else of the nearest directory above it that has it."""
+        row = self.by_number(number)
+        for _ in range(DEPTH_LIMIT):
+            found = self._tree.xattr(row.inode, name)
+            if found is not None and found.value is not None:
+                return found.value
+            above = self._parent_of(row)
+            if above is row:
+                break
+            row = above
+        return None
+
     def list_xattrs(self, number: int) -> list[bytes]:
         """Names, in order."""
         found = self._tree.xattrs(self.by_number(number).inode)

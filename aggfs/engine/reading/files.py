@@ -31,6 +31,7 @@ MANY_EXTENTS = 32
 MAPPED_FILES = 64
 
 Store = Callable[[int], Awaitable[None]]
+Asks = Callable[[int], bool]
 
 
 class Files:
@@ -57,13 +58,15 @@ class Files:
         self._memory = Pool(lambda: bytearray(memory_bytes(REQUEST_BYTES)), count=WORKERS)
         self._mapped: dict[int, tuple[object, Ranges]] = {}
         self._new_after_ns = 0
-        self._store_at_fsync: Store | None = None
-        self._store_at_close: Store | None = None
+        self._store: Store | None = None
+        self._waits_at_fsync: Asks = lambda number: False
+        self._waits_at_close: Asks = lambda number: False
 
-    def wait_for_accounts(self, store: Store, *, at_fsync: bool, at_close: bool) -> None:
-        """Let fsync or close return only when `store` has brought the file into the accounts."""
-        self._store_at_fsync = store if at_fsync else None
-        self._store_at_close = store if at_close else None
+    def wait_for_accounts(self, store: Store, *, at_fsync: Asks, at_close: Asks) -> None:
+        """Let fsync or close return only when `store` has brought the file into the accounts,
+        where `at_fsync` or `at_close` says so."""
+        self._store = store
+        self._waits_at_fsync, self._waits_at_close = at_fsync, at_close
 
     async def opened(self, number: int, *, truncate: bool) -> None:
         """One more handle; `truncate` for O_TRUNC. None more if that fails."""
@@ -262,8 +265,8 @@ class Files:
         if file is not None:
             await self._sync(file)
         await self._database.durable()
-        if self._store_at_fsync is not None and self.is_dirty(number):
-            await self._store_at_fsync(number)
+        if self._store is not None and self._waits_at_fsync(number):
+            await self._store(number)
 
     async def _sync(self, file: OpenFile) -> None:
         file.emptied = False
@@ -284,8 +287,8 @@ class Files:
         if file is not None and file.error is not None:
             error, file.error = file.error, None
             raise error
-        if self._store_at_close is not None and self.is_dirty(number):
-            await self._store_at_close(number)
+        if self._store is not None and self._waits_at_close(number):
+            await self._store(number)
 
     def sync_before_commit(self, number: int) -> None:
         """This file replaces another by rename: its bytes must be on the disk no later."""
