@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,16 @@ def test_a_tree_is_cloned_without_moving_data(stage: Stage):
             same = ["diff", "-r", folder / "work", folder / f"killed{number}"]
             subprocess.run(same, check=True, timeout=60)
             shutil.rmtree(folder / f"killed{number}")
+            _sync(folder)  # else the next kill may bring it back
+
+
+def _sync(folder: Path) -> None:
+    """The names below it survive a kill from now on."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _clone_and_kill(volume: LiveVolume, name: str) -> None:
