@@ -3,8 +3,7 @@
 A put that was begun cannot be called back. Where no answer came, or nobody waits for it any more,
 it may be done all the same a while later: by a thread that is left alone, a proxy, the provider.
 What is deleted before that comes back, and no row knows it. So who deletes a fragment for good
-asks here first. Of the puts of a former run nothing is known but when they are over: that they were
-intended is noted on the disk, but not whether they failed, or were tried twice, shortly before.
+asks here first. Of the puts of a former run nothing is known but when they are over.
 """
 
 from collections import Counter
@@ -23,7 +22,7 @@ class Arrivals:
         self.late_seconds = LATE_SECONDS
         self._under_way: Counter[str] = Counter()
         self._given_up: dict[str, float] = {}  # object -> when, the oldest first
-        self._began: float | None = None
+        self._first_asked: float | None = None
 
     @contextmanager
     def put(self, key: str) -> Iterator[None]:
@@ -57,11 +56,7 @@ class Arrivals:
 
     def former_may_come(self) -> bool:
         """Whether puts that a former run has begun may still arrive: so it is for a while from
-        the beginning of this one, or from the first question on, where nobody told of that."""
-        return trio.current_time() - self.begin() < self.late_seconds
-
-    def begin(self) -> float:
-        """The former run is over, for only one can have the local state; when that was known."""
-        if self._began is None:
-            self._began = trio.current_time()
-        return self._began
+        the first question on."""
+        if self._first_asked is None:
+            self._first_asked = trio.current_time()
+        return trio.current_time() - self._first_asked < self.late_seconds

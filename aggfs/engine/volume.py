@@ -169,8 +169,6 @@ class Volume:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled; then make everything that was told durable, and end."""
         parts = self.parts
-        for account in parts.accounts:
-            account.arrivals.begin()
         try:
             async with trio.open_nursery() as ground:
                 await ground.start(parts.database.run)

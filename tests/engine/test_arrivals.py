@@ -69,18 +69,7 @@ async def test_each_failure_counts_from_its_own_end(autojump_clock: object) -> N
     assert account.arrivals.may_come("another")
 
 
-async def test_puts_of_a_former_run_are_over_a_while_after_this_one_began(
-    autojump_clock: object,
-) -> None:
-    account, _ = account_behind()
-    account.arrivals.begin()
-    await trio.sleep(LATE_SECONDS - 1)
-    assert account.arrivals.former_may_come()
-    await trio.sleep(1)
-    assert not account.arrivals.former_may_come()
-
-
-async def test_where_nobody_told_when_that_was_the_first_question_counts(
+async def test_puts_of_a_former_run_are_over_a_while_after_the_first_question(
     autojump_clock: object,
 ) -> None:
     account, _ = account_behind()
