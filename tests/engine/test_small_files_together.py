@@ -11,7 +11,13 @@ from aggfs.coding import codec
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
 from aggfs.engine.reading.fetch import Run
-from aggfs.engine.reading.neighbours import KEPT_STRIPES, Neighbours, are_small
+from aggfs.engine.reading.neighbours import (
+    KEPT_STRIPES,
+    MOMENT_SECONDS,
+    SLOW_SECONDS,
+    Neighbours,
+    are_small,
+)
 from aggfs.errors import TooFewFragments
 from aggfs.formats.fragment import Kind
 from aggfs.model import BLOCK_BYTES
@@ -111,6 +117,22 @@ async def test_only_so_many_stripes_are_kept_and_none_once_they_are_to_be_forgot
     scene.neighbours.forget()
     await scene.read(2, 1, rows[-1])
     assert scene.ground.requests == before + 2 * scene.ground.k
+
+
+async def test_on_a_slow_line_a_file_comes_alone(scene, autojump_clock):
+    await scene.read(0)
+    scene.ground.break_all(FaultKind.SLOW, range(scene.ground.n), seconds=1.5)
+    for number, seconds in ((1, MOMENT_SECONDS + 1.5), (2, 1.5), (3, 1.5)):
+        began = trio.current_time()
+        assert await scene.read(number) == [PIECES[number]]
+        assert trio.current_time() - began == pytest.approx(seconds)  # of the mock clock
+    for store in scene.ground.faulty:
+        store.heal()
+    await trio.sleep(SLOW_SECONDS)
+    await scene.read(4)
+    before = scene.ground.requests
+    assert await scene.read(5) == [PIECES[5]]
+    assert scene.ground.requests == before
 
 
 async def test_who_waits_for_one_that_gives_up_fetches_himself(scene, autojump_clock):

@@ -4,6 +4,9 @@ The second time that a stripe of small blocks is asked for, it comes whole, and 
 while: a stripe's blocks never change. So a folder of small files costs a few reads of each
 account instead of one for each file. Large files are read ahead by other means (`ahead`), and
 their stripes are never fetched whole for a few bytes.
+
+On a slow line a whole stripe takes longer than the one file that somebody waits for. So who waits
+gives it a moment only, then fetches what he wants alone; and for a while no stripe is tried whole.
 """
 
 import logging
@@ -23,6 +26,8 @@ SMALL_BYTES = BLOCK_BYTES // 4
 FEW_BLOCKS = 4
 SEEN_STRIPES = 16
 KEPT_STRIPES = 4
+MOMENT_SECONDS = 1.0
+SLOW_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +39,7 @@ class Neighbours:
         self._seen: OrderedDict[Sid, None] = OrderedDict()
         self._kept: OrderedDict[Sid, list[bytes]] = OrderedDict()
         self._coming: dict[Sid, trio.Event] = {}
+        self._slow_until = -math.inf
 
     def deadline(self) -> float:
         """Until when a reader who comes now may wait."""
@@ -46,11 +52,12 @@ class Neighbours:
             return
         sid = Sid(run.row.sid)
         until = min(until, self.deadline())
-        while (coming := self._coming.get(sid)) is not None and trio.current_time() < until:
-            with trio.move_on_at(until):
+        with trio.move_on_after(MOMENT_SECONDS):
+            while (coming := self._coming.get(sid)) is not None:
                 await coming.wait()
-        if sid not in self._kept and _noted(self._seen, sid, SEEN_STRIPES):
-            await self._bring(run.row, until)
+        wanted = sid not in self._kept and _noted(self._seen, sid, SEEN_STRIPES)
+        if wanted and sid not in self._coming and trio.current_time() >= self._slow_until:
+            await self._bring(run.row)
         kept = self._kept.get(sid)
         if kept is None:
             await self._fetcher.blocks(run, use, until)
@@ -63,9 +70,9 @@ class Neighbours:
         self._kept.clear()
         self._seen.clear()
 
-    async def _bring(self, row: StripeRow, until: float) -> None:
-        """Keep all of a stripe. One that does not come whole is not kept: what is wanted of it may
-        be had all the same."""
+    async def _bring(self, row: StripeRow) -> None:
+        """Keep all of a stripe. One that does not come whole, or soon, is not kept: what is wanted
+        of it may be had all the same."""
         sid = Sid(row.sid)
         found: list[bytes] = []
 
@@ -75,13 +82,15 @@ class Neighbours:
 
         come = self._coming[sid] = trio.Event()
         try:
-            await self._fetcher.blocks(whole(row), take, until)
+            with trio.move_on_after(MOMENT_SECONDS) as moment:
+                await self._fetcher.blocks(whole(row), take)
+                self._kept[sid] = found
+                while len(self._kept) > KEPT_STRIPES:
+                    self._kept.popitem(last=False)
+            if moment.cancelled_caught:
+                self._slow_until = trio.current_time() + SLOW_SECONDS
         except AggfsError as error:
             logger.info("stripe %s did not come whole: %s", sid.hex(), error)
-        else:
-            self._kept[sid] = found
-            while len(self._kept) > KEPT_STRIPES:
-                self._kept.popitem(last=False)
         finally:
             del self._coming[sid]
             come.set()
