@@ -81,16 +81,6 @@ def _turn() -> trio.Lock:
         return _computing.get()
 
 
-def at_once(steps: Generator[object, None, T]) -> T:
-    """What the steps return, or raise: where they are few, or were taken in slices before."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            found: T = done.value
-            return found
-
-
 async def list_in_slices(each: Iterable[T]) -> list[T]:
     """The list of what is computed one after the other, as `in_slices`."""
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from measuring import OWNER, REGION, Volume, drop_caches, s3_accounts
 
@@ -72,8 +72,9 @@ class Ours(Peer):
 
     def __init__(self, name: str, place: pathlib.Path, k: int, accounts: Sequence[str]) -> None:
         super().__init__(name, place)
-        self.folder.rmdir()  # the volume makes it
+        self.folder.rmdir()  # the volume makes it, and mounts itself
         self._volume = Volume(place, k=k, n=len(accounts), accounts=accounts)
+        self._volume.unmount()
 
     def mount(self) -> None:
         self._volume.mount()
@@ -249,42 +250,6 @@ class S3fs(Program):
         return [self._s3fs, self._bucket, str(self.folder), "-f", "-o", f"{options},{cache}"]
 
 
-class Gocryptfs(Program):
-    """No cloud: files encrypted in a directory of this disk."""
-
-    def __init__(self, name: str, place: pathlib.Path) -> None:
-        super().__init__(name, place)
-        self._gocryptfs = found("gocryptfs", "Debian's gocryptfs")
-        self._password, self._store = place / "password", place / "store"
-        self._password.write_text("a password\n")
-        self._store.mkdir()
-        subprocess.run(
-            [self._gocryptfs, "-q", "-init", "-passfile", str(self._password), str(self._store)],
-            check=True,
-            timeout=120,
-        )
-
-    def command(self) -> list[str]:
-        password = ["-passfile", str(self._password)]
-        return [self._gocryptfs, "-q", "-fg", *password, str(self._store), str(self.folder)]
-
-
-class Plain(Peer):
-    """A directory of this disk: what can be had here at all."""
-
-    def mount(self) -> None:
-        """Nothing to do."""
-
-    def unmount(self) -> None:
-        """Nothing to do."""
-
-    def forget(self) -> None:
-        """Nothing to do: the page cache is all there is."""
-
-    def pids(self) -> list[int]:
-        return []
-
-
 @contextlib.contextmanager
 def mounted(make: type[Peer], name: str, *arguments: object, **options: object) -> Iterator[Peer]:
     """A peer, mounted; gone with the block. Raises `Missing`."""
@@ -292,8 +257,7 @@ def mounted(make: type[Peer], name: str, *arguments: object, **options: object) 
     peer = None
     try:
         peer = make(name, place, *arguments, **options)
-        if not isinstance(peer, Ours):
-            peer.mount()
+        peer.mount()
         yield peer
     finally:
         with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError):
@@ -353,7 +317,7 @@ def mounting(folder: pathlib.Path) -> list[int]:
     return found
 
 
-def wait_until(done, seconds: float, what: str) -> None:  # type: ignore[no-untyped-def]
+def wait_until(done: Callable[[], bool], seconds: float, what: str) -> None:
     """Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -157,7 +157,7 @@ class UnitFile:
         room = _scratch.room(size)
         try:
             count = os.preadv(self._descriptor, [room], wide_start, os.RWF_NOWAIT)
-        except (BlockingIOError, OSError):  # not there, or a file system that cannot tell
+        except OSError:  # not there, or a file system that cannot tell
             count = 0
         if count != size:
             self._written.forget()

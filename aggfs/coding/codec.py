@@ -155,7 +155,7 @@ def seal_steps(
     return SealedStripe(sid, epoch, kind, tuple(sealed_bytes), offsets[:-1], buffer)
 
 
-def at_once(steps: Generator[None, None, Made]) -> Made:
+def at_once(steps: Generator[object, None, Made]) -> Made:
     """What steps return at their end, for who need not share the loop."""
     while True:
         try:

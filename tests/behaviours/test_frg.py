@@ -437,14 +437,7 @@ def _repaired(stage: Stage, volume: LiveVolume) -> int:
 def test_copies_that_would_not_be_safe_are_refused(stage: Stage):
     """Refused at init with one line: no whole copies, or two that one provider could hold."""
     for k, n, providers, options in REFUSED_COPIES:
-        places = stage.directories(providers)
-        home = stage.unmounted(places).home
-        specs = [f"--account={place.spec()}" for place in places]
-        arguments = ["init", "refused", *specs, "--code=copies", f"--k={k}", f"--n={n}", *options]
-        refused = home.aggfs(*arguments, code=exits.BAD_CONFIG)
-        stage.tell(f"k={k} n={n}, {providers} providers: {refused.err.strip()}")
-        assert refused.err.count("\n") == 1
-        assert [place.sizes() for place in places] == [{}] * providers
+        _assert_refused(stage, k, n, providers, ["--code=copies", *options])
 
 
 # --- refusals and edges ---------------------------------------------------------------------------
@@ -463,13 +456,18 @@ COMPLETE = [  # k, n, providers, options: each would let a provider rebuild, or 
 def test_a_volume_that_would_give_a_complete_copy_is_refused(stage: Stage):
     """Refused at init with one line, and nothing is written anywhere."""
     for k, n, providers, options in COMPLETE:
-        places = stage.directories(providers)
-        home = stage.unmounted(places).home
-        specs = [f"--account={place.spec()}" for place in places]
-        arguments = ["init", "refused", *specs, f"--k={k}", f"--n={n}", *options]
-        refused = home.aggfs(*arguments, code=exits.BAD_CONFIG)
-        stage.tell(f"k={k} n={n}, {providers} providers: {refused.err.strip()}")
-        assert [place.sizes() for place in places] == [{}] * providers
+        _assert_refused(stage, k, n, providers, options)
+
+
+def _assert_refused(stage: Stage, k: int, n: int, providers: int, options: list[str]) -> None:
+    places = stage.directories(providers)
+    home = stage.unmounted(places).home
+    specs = [f"--account={place.spec()}" for place in places]
+    arguments = ["init", "refused", *specs, f"--k={k}", f"--n={n}", *options]
+    refused = home.aggfs(*arguments, code=exits.BAD_CONFIG)
+    stage.tell(f"k={k} n={n}, {providers} providers: {refused.err.strip()}")
+    assert refused.err.count("\n") == 1
+    assert [place.sizes() for place in places] == [{}] * providers
 
 
 @shows("FRG-10")

@@ -154,7 +154,8 @@ async def test_a_kill_leaves_the_whole_clone_or_none_of_it(tmp_path, seed) -> No
             await new_file(volume, directory.number, b"f%d" % number, data)
         await flush(volume)
         original = await below(volume, b"/d")
-    with victim("dying_clone", (place.config, seed * 150), str(place.state)) as program:
+    cloning = ("clone", {"path": "/d", "to": "/copy"}, None, seed * 150)
+    with victim("dying_verb", (place.config, *cloning), str(place.state)) as program:
         assert program.line() == b"there\n"
         program.kill()
     async with running(place.config, place.state) as volume:

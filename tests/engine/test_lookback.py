@@ -8,6 +8,7 @@ import trio
 
 from aggfs.assemble.world import World
 from aggfs.cache.tree import LmdbTree
+from aggfs.coding.codec import at_once
 from aggfs.config import MountConfig
 from aggfs.engine.past.lookback import NAMES_AT_ONCE
 from aggfs.engine.past.remembering import Remembering
@@ -20,7 +21,7 @@ from aggfs.mount.options import MountOptions
 from aggfs.mount.past import OURS, TIMES, PastRows
 from aggfs.sync.moments import format_moment
 from aggfs.sync.retention import DAY_MS, HOUR_MS
-from aggfs.threads import at_once, without_threads
+from aggfs.threads import without_threads
 from tests.support.movements import FILE_BYTES, ask, fill
 from tests.support.running import checkpoint, flush, make_volume, new_file, recover, running, write
 from tests.support.stripes import content

@@ -90,7 +90,9 @@ async def test_copies_come_and_go_by_whole_rounds(tmp_path: Path) -> None:
         made = await fill(volume, 3)
         before = sids(volume)
         for n in (5, 3, 2):
-            with pytest.raises(BadConfig, match="in copies: n must be a multiple of k: 4, 6"):
+            with pytest.raises(
+                BadConfig, match="in copies: n must be a larger multiple of k: 4, 6"
+            ):
                 await volume.control("re-encode", {"k": 2, "n": n})
         await ask(volume, "re-encode", k=2, n=6)
         assert codes(volume) == {(2, 6)}

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import trio
-
 from aggfs.cache.blocks import StripeState
 from aggfs.model import StripeRow
-from aggfs.threads import without_threads
-from tests.support.running import make_volume, running
+from tests.support.running import counted_turns, make_volume, running
 
 STRIPES = 500
 
@@ -15,23 +12,13 @@ STRIPES = 500
 async def test_others_have_their_turn_while_the_status_counts_unfinished_stripes(
     tmp_path: Path,
 ) -> None:
-    place, turns = await make_volume(tmp_path), 0
+    place = await make_volume(tmp_path)
     async with running(place.config, place.state, sound=False) as volume:
         places = tuple(account.id for account in volume.parts.accounts)
         for number in range(STRIPES):
             row = StripeRow(b"other" + number.to_bytes(19), 2, 0, 0, 1, (100, 100), places)
             volume.parts.blocks.put_stripe(StripeState(row, 0b011))
-        without_threads()  # each step is a slice
-
-        async def count_turns() -> None:
-            nonlocal turns
-            while True:
-                await trio.lowlevel.checkpoint()
-                turns += 1
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count_turns)
+        async with counted_turns() as turns:
             answer = await volume.control("status", {})
-            nursery.cancel_scope.cancel()
         assert answer["under_replicated"] == STRIPES
-        assert turns > 0.9 * STRIPES  # the order within a turn is the scheduler's
+        assert turns.count > 0.9 * STRIPES  # the order within a turn is the scheduler's

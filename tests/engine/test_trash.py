@@ -16,6 +16,7 @@ from aggfs.threads import without_threads
 from tests.support.running import (
     Place,
     checkpoint,
+    counted_turns,
     dump,
     fill,
     flush,
@@ -171,27 +172,17 @@ async def test_a_file_brings_its_directories_back_and_nothing_else(tmp_path) -> 
 
 
 async def test_others_have_their_turn_while_the_trash_is_looked_through(tmp_path) -> None:
-    place, turns = await make_volume(tmp_path), 0
+    place = await make_volume(tmp_path)
     async with running(place.config, place.state) as volume:
         for number in range(30):
             await new_file(volume, 1, b"f%d" % number, b"x")
         await flush(volume)
         for number in range(30):
             remove(volume, 1, b"f%d" % number)
-        without_threads()  # each step of a walk is a slice
-
-        async def count_turns() -> None:
-            nonlocal turns
-            while True:
-                await trio.lowlevel.checkpoint()
-                turns += 1
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count_turns)
+        async with counted_turns() as turns:
             with pytest.raises(NoEntry):
                 await volume.control("undelete", {"path": "/nothing"})
-            nursery.cancel_scope.cancel()
-        assert turns >= 20
+        assert turns.count >= 20
 
 
 async def test_of_two_who_bring_the_same_back_one_does(tmp_path) -> None:

@@ -145,7 +145,8 @@ async def test_after_a_kill_it_goes_on_and_is_whole(tmp_path: Path, files: int) 
     async with running(place.config, place.state) as volume:
         top, before = await removed_tree(volume, 300)
         await flush(volume)
-    with victim("dying_undelete", (place.config, top.number, files), str(place.state)) as program:
+    bringing_back = ("undelete", {"path": "/d"}, top.number, files)
+    with victim("dying_verb", (place.config, *bringing_back), str(place.state)) as program:
         assert program.line() == b"there\n"
         program.kill()
     async with running(place.config, place.state) as volume:

@@ -112,6 +112,29 @@ async def running(
         await assert_sound(state)
 
 
+class Turns:
+    """How often another task had its turn."""
+
+    count = 0
+
+    async def take(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.count += 1
+
+
+@asynccontextmanager
+async def counted_turns() -> AsyncIterator[Turns]:
+    """While the block runs. From then on each step of a long walk is a slice of its own, and there
+    are no threads."""
+    without_threads()
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.take)
+        yield turns
+        nursery.cancel_scope.cancel()
+
+
 async def flush(volume: Volume) -> None:
     with trio.fail_after(FLUSH_SECONDS):
         await volume.control("flush", {})

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from aggfs.cache.past import Past
 from aggfs.cache.tree import LmdbTree
+from aggfs.coding.codec import at_once
 from aggfs.engine.past.versions import Version, Versions
 from aggfs.errors import NoEntry, NotADirectory
 from aggfs.model import ROOT, InodeRow
@@ -25,7 +26,7 @@ from aggfs.sync.clock import milliseconds, reading, unpack
 from aggfs.sync.names import conflict_name
 from aggfs.sync.registers import is_created
 from aggfs.sync.retention import Retention, latest_instant
-from aggfs.threads import at_once, in_slices
+from aggfs.threads import in_slices
 
 LISTINGS_KEPT = 64
 NAMES_AT_ONCE = 64
