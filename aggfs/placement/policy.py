@@ -53,7 +53,9 @@ def check_class(storage_class: StorageClass, per_provider: int) -> None:
 
 def _check_copies(k: int, n: int, per_provider: int, what: str) -> None:
     if n % k or n == k:
-        raise BadConfig(f"{what} in copies: n must be a multiple of k: {2 * k}, {3 * k}, ...")
+        raise BadConfig(
+            f"{what} in copies: n must be a larger multiple of k: {2 * k}, {3 * k}, ..."
+        )
     if per_provider != 1:
         raise BadConfig(
             f"{what} in copies: a provider may hold 1 fragment, not {per_provider}: two could be"

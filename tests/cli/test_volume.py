@@ -149,8 +149,8 @@ def test_a_volume_that_would_give_a_complete_copy_is_refused(user, arguments, ac
 @pytest.mark.parametrize(
     ("arguments", "accounts", "text"),
     [
-        (("--n=3",), 3, "2-of-3 in copies: n must be a multiple of k: 4, 6, ..."),
-        (("--n=2",), 2, "2-of-2 in copies: n must be a multiple of k: 4, 6, ..."),
+        (("--n=3",), 3, "2-of-3 in copies: n must be a larger multiple of k: 4, 6, ..."),
+        (("--n=2",), 2, "2-of-2 in copies: n must be a larger multiple of k: 4, 6, ..."),
         (("--k=1", "--n=2"), 2, "with k = 1 every fragment is a complete copy"),
         (("--n=4",), 3, "4 providers are needed, there are 3 (p0, p1, p2)"),
         (("--n=4", "--allow-complete-copy"), 3, "2-of-4 in copies: 4 providers are needed"),
