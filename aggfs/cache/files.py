@@ -60,8 +60,12 @@ class SparseFiles:
         if (number, generation) in self._doomed:  # left behind by a death, and given again
             with self._purging:
                 self._delete(number, generation)
-        data, tail = self._paths(number, generation)
-        raw = UnitFile.open(data, cipher)
+        raw = UnitFile.open(self._paths(number, generation)[0], cipher)
+        return self.open_as(number, generation, raw, size=size)
+
+    def open_as(self, number: int, generation: int, raw: UnitFile, *, size: int) -> SparseFile:
+        """Loop: as `open`, of one whose bytes are in `raw`."""
+        tail = self._paths(number, generation)[1]
         file = SparseFile(
             number,
             generation,

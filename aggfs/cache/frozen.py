@@ -9,14 +9,12 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from aggfs.cache.presence import Presence
+from aggfs.cache.presence import Pairs, Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sums import UNITS_PER_BLOCK, Unit
 from aggfs.cache.unitfile import UNIT_BYTES, Buffer, NewMemory, UnitFile, checksum, group_of
 from aggfs.errors import Damaged
 from aggfs.model import BLOCK_BYTES
-
-Pairs = list[tuple[int, int]]
 
 
 class FrozenBytes:

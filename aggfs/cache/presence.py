@@ -13,6 +13,8 @@ from aggfs.cache.ranges import NewRanges
 from aggfs.cache.sums import UNITS_PER_BLOCK, Unit
 from aggfs.cache.unitfile import UNIT_BYTES, checksum, group_of, zero_groups
 
+Pairs = list[tuple[int, int]]
+
 FOR_EVER = 1 << 62
 
 
@@ -30,11 +32,11 @@ class Presence:
 
     # --- asking -------------------------------------------------------------------------------
 
-    def holes(self, start: int, end: int) -> list[tuple[int, int]]:
+    def holes(self, start: int, end: int) -> Pairs:
         """What is not there of [start, end)."""
         if self.clean.contains(start, end):
             return []
-        holes: list[tuple[int, int]] = []
+        holes: Pairs = []
         for part in self.dirty.missing(start, end):
             holes += self.clean.missing(*part)
         return holes
@@ -70,29 +72,33 @@ class Presence:
             self.suspect.add(start, start + UNIT_BYTES)
             self._sums[unit] = valid, total
 
-    def judge(self, start: int, raw: memoryview) -> list[tuple[int, int]]:
+    def judge(self, start: int, raw: memoryview) -> tuple[Pairs, Pairs]:
         """Look at suspect units wholly within `raw`, which lies at `start` (both whole units).
-        What is wrong becomes a hole. Returns the dirty ranges among that."""
-        lost: list[tuple[int, int]] = []
+        What is wrong becomes a hole. Returns what of that was clean, and what dirty."""
+        clean: Pairs = []
+        dirty: Pairs = []
         for low, high in self.suspect.intersect(start, start + len(raw)):
             for unit in range(low // UNIT_BYTES, high // UNIT_BYTES):
                 at = unit * UNIT_BYTES
                 part = raw[at - start : at - start + UNIT_BYTES]
                 if unit in self._sums:
-                    self._judge_clean(unit, part)
+                    clean += self._judge_clean(unit, part)
                 else:
-                    lost += self._judge_dirty(at, part)
+                    dirty += self._judge_dirty(at, part)
             self.suspect.remove(low, high)
-        return lost
+        return clean, dirty
 
-    def _judge_clean(self, unit: int, part: memoryview) -> None:
+    def _judge_clean(self, unit: int, part: memoryview) -> Pairs:
         valid, total = self._sums.pop(unit)
-        if checksum(part[: group_of(0, valid, self._granule)[1]]) != total:
-            self.clean.remove(unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES)
-            self.changed[unit] = (0, 0)
+        if checksum(part[: group_of(0, valid, self._granule)[1]]) == total:
+            return []
+        lost = unit * UNIT_BYTES, (unit + 1) * UNIT_BYTES
+        self.clean.remove(*lost)
+        self.changed[unit] = (0, 0)
+        return [lost]
 
-    def _judge_dirty(self, at: int, part: memoryview) -> list[tuple[int, int]]:
-        lost: list[tuple[int, int]] = []
+    def _judge_dirty(self, at: int, part: memoryview) -> Pairs:
+        lost: Pairs = []
         for start, end in zero_groups(bytes(part)):
             lost += self.dirty.intersect(at + start, at + end)
         for pair in lost:
@@ -117,7 +123,7 @@ class Presence:
             units = range(start // UNIT_BYTES, -(-end // UNIT_BYTES))
             self.changed.update(dict.fromkeys(units, (0, 0)))
 
-    def forget(self, start: int, end: int) -> list[tuple[int, int]]:
+    def forget(self, start: int, end: int) -> Pairs:
         """Make holes of what is clean, suspect units wholly; returns what was."""
         for low, high in self.suspect.intersect(start, end):
             for unit in range(low // UNIT_BYTES, -(-high // UNIT_BYTES)):

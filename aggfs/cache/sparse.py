@@ -18,15 +18,13 @@ from collections.abc import Callable
 from aggfs.cache.filesync import FileSync
 from aggfs.cache.frozen import Frozen, FrozenBytes
 from aggfs.cache.landing import Landings
-from aggfs.cache.presence import FOR_EVER, Presence
+from aggfs.cache.presence import FOR_EVER, Pairs, Presence
 from aggfs.cache.ranges import NewRanges, RangeSet
 from aggfs.cache.sidecar import Sidecar
 from aggfs.cache.sums import CleanSums
 from aggfs.cache.unitfile import UNIT_BYTES, Buffer, UnitFile, checksum, disk_refusal, group_of
 from aggfs.errors import Busy, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
-
-Pairs = list[tuple[int, int]]
 
 SETTLED_UNITS = 64  # a stripe
 
@@ -193,10 +191,14 @@ class SparseFile:
                 self._judge(at, self._raw.raw(at, min(at + BLOCK_BYTES, high)))
 
     def _judge(self, start: int, raw: memoryview) -> None:
+        """Lock held. What is lost here may be filled before one who took it for there, and read
+        the disk already, looks again: he must read again as well."""
         if self._presence.suspect:
-            lost = self._presence.judge(start, raw)
-            if lost:
-                self._sidecar.unmark(lost)
+            clean, dirty = self._presence.judge(start, raw)
+            if clean or dirty:
+                self._version += 1
+            if dirty:
+                self._sidecar.unmark(dirty)
 
     # --- changing -----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import pytest
 from aggfs.cache.database import Database
 from aggfs.cache.files import SparseFiles
 from aggfs.cache.sums import TABLE
-from aggfs.cache.unitfile import LONG_BYTES, WRITTEN_KEPT
+from aggfs.cache.unitfile import LONG_BYTES, WRITTEN_KEPT, UnitFile
 from aggfs.coding.cipher import XtsUnit
 from aggfs.errors import Busy, Damaged, LocalDiskFailed
 from aggfs.model import BLOCK_BYTES
@@ -310,6 +310,45 @@ def test_groups_that_never_reached_the_disk_are_found_within_a_page(encrypted):
     file = encrypted.open(4096)
     file.prove_dirty()
     assert list(file.dirty_ranges()) == [(0, 1008), (2000, 4096)]
+
+
+class Overtaken(UnitFile):
+    """`then` is called once, after the first read of the disk."""
+
+    then = None
+
+    def raw(self, start, end, memory=None):
+        found = super().raw(start, end, memory)
+        then, self.then = self.then, None
+        if then:
+            then()
+        return found
+
+
+def test_a_reader_who_took_lost_bytes_for_there_reads_again_what_was_filled_meanwhile(encrypted):
+    """Else the zeros that he saw on the disk would go through the cipher: noise."""
+    file = encrypted.open()
+    file.write(0, DATA[:BLOCK_BYTES])
+    file._raw.punch(UNIT, UNIT + 8192)
+    encrypted.crash()
+    raw = Overtaken.open(encrypted.data_path, encrypted.cipher)
+    file = encrypted.files.open_as(7, 1, raw, size=BLOCK_BYTES)
+
+    def lose_and_fill():
+        file.prove_dirty()
+        file.zero_ranges(file.missing(0, BLOCK_BYTES))
+
+    raw.then = lambda: elsewhere(lose_and_fill)
+    data, holes = file.read(0, BLOCK_BYTES)
+    assert holes == []
+    assert data == DATA[:UNIT] + bytes(8192) + DATA[UNIT + 8192 : BLOCK_BYTES]
+
+
+def elsewhere(function):
+    """In a thread of its own, and wait for that."""
+    worker = threading.Thread(target=function)
+    worker.start()
+    worker.join()
 
 
 def test_zeros_that_were_written_in_plain_are_kept(tmp_path):
