@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -95,8 +96,8 @@ def served(
     environment: dict[str, str] | None = None,
     under: Sequence[str] = (),
 ) -> Iterator[ServedFolder]:
-    """Run `python -m module MOUNTPOINT STATE arguments` until the block ends; `under` a command
-    that runs another.
+    """Run `python -m module MOUNTPOINT STATE arguments` until the block ends; `under` a tracer,
+    which is given the command.
 
     Yields when the folder answers. The process and the mount are gone afterwards, and the local
     state that a volume leaves is in order.
@@ -105,16 +106,23 @@ def served(
     mountpoint.mkdir(exist_ok=True)
     state.mkdir(mode=0o700, exist_ok=True)
     log_path = top / "daemon.log"
+    where, inherited = str(mountpoint), []
+    if under and os.geteuid() != 0:
+        inherited = [mounted_beforehand(where)]
+        where = f"/dev/fd/{inherited[0]}"  # libfuse takes that for a mounted folder's connection
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [*under, sys.executable, "-m", module, str(mountpoint), str(state), *arguments],
+            [*under, sys.executable, "-m", module, where, str(state), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=TOP,
             env=environment,
             start_new_session=True,
+            pass_fds=inherited,
         )
+    for descriptor in inherited:
+        os.close(descriptor)
     folder = ServedFolder(str(mountpoint), str(state), str(log_path), process)
     # A call into a folder that never answers cannot be interrupted; it ends with the daemon.
     guardian = threading.Timer(LIFETIME_SECONDS, process.kill)
@@ -127,6 +135,26 @@ def served(
         guardian.cancel()
         end(folder)
     trio.run(assert_sound, state)
+
+
+def mounted_beforehand(mountpoint: str) -> int:
+    """Mount a folder that another process will serve; the connection's descriptor. Under a tracer
+    `fusermount3` has not the rights that setuid gives it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run(
+            ["fusermount3", "-o", "default_permissions,fsname=aggfs,subtype=aggfs", mountpoint],
+            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            timeout=START_SECONDS,
+            check=True,
+        )
+        return socket.recv_fds(ours, 1, 1)[1][0]
+
+
+def unmount(folder: ServedFolder) -> None:
+    """As its user does; the process goes on with what waits, and ends."""
+    subprocess.run(["fusermount3", "-u", folder.path], timeout=STOP_SECONDS, check=True)
 
 
 def wait_until_ready(folder: ServedFolder) -> None:

@@ -26,7 +26,7 @@ from aggfs.engine.volume import Volume
 from tests.support import tracing
 from tests.support.commands import TOP
 from tests.support.killing import tree_of
-from tests.support.mounting import served
+from tests.support.mounting import served, unmount
 from tests.support.oracle import Oracle, Step, Tree, read_steps
 from tests.support.power import Disk
 from tests.support.running import Place, flush, recover, running
@@ -81,7 +81,7 @@ def record(top: Path, *, seed: int, turns: int) -> Recording:
         for program in programs:
             told, _ = program.communicate(timeout=WORK_SECONDS)
             assert program.returncode == 0, told
-        folder.ask("stop")
+        unmount(folder)
         folder.process.wait(WORK_SECONDS)
         assert folder.unexpected_log() == []
     steps = {name: read_steps(logs[name].read_text()) for name in WORKERS}
