@@ -35,6 +35,7 @@ COMMANDS = {
     "restore": "aggfs.cli.history",
     "scrub": "aggfs.cli.keeping",
     "status": "aggfs.cli.status",
+    "top": "aggfs.cli.top",
     "trash": "aggfs.cli.trash",
     "umount": "aggfs.cli.mounting",
     "undelete": "aggfs.cli.trash",

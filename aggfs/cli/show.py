@@ -33,6 +33,20 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def rate(bytes_per_second: float) -> str:
+    """Bytes a second in the unit of networks and disks, 3 significant digits: 12.5 MB/s."""
+    value = bytes_per_second / 1e6
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} MB/s"
+
+
+def latency(seconds: float | None) -> str:
+    """How long a request takes, 3 significant digits: 0.25 ms; "-" for None."""
+    if seconds is None:
+        return "-"
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms")
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+
+
 def percent(level: float) -> str:
     """A level between 0 and 1."""
     return f"{100 * level:.1f} %"

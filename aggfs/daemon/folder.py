@@ -39,6 +39,7 @@ class Folder:
         self._asked = trio.Event()
         self._asked_again = trio.Event()
         self._ended = trio.Event()
+        self._mounted_at = trio.current_time()
 
     def ask_to_leave(self) -> None:
         """Unmount, whoever uses the folder. Asked twice: end the session at once."""
@@ -51,6 +52,14 @@ class Folder:
             "lookups": operations.known.lookup_count,
             "opened": operations.known.open_count,
             "faults": operations.faults.count,
+        }
+
+    def figures(self) -> dict[str, object]:
+        """What the kernel asked from the mount until now, by one clock; only ever grows."""
+        return {
+            "clock_seconds": trio.current_time(),
+            "mounted_seconds": self._mounted_at,
+            **self._operations.counts.figures(),
         }
 
     @property
@@ -68,6 +77,7 @@ class Folder:
         Raises `MountRefused` when it cannot be mounted. Cancelling ends the session at once.
         """
         _mount(self._operations, self._mountpoint)
+        self._mounted_at = trio.current_time()
         logging.getLogger("pyfuse3").addFilter(_has_a_reader)
         try:
             async with trio.open_nursery() as nursery:

@@ -143,7 +143,8 @@ class Verbs:
     ) -> dict[str, object]:
         """`unmount`: refused with `Busy` while the folder is in use; with `now`, what waits is left
         for the next start. `stop`: whatever is in use.
-        `kernel`: what the kernel holds of ours, and how many handlers met what nobody foresaw."""
+        `kernel`: what the kernel holds of ours, and how many handlers met what nobody foresaw.
+        `counters`: what the kernel asked, beside what the volume has counted; only ever grows."""
         if verb == "unmount":
             before, self.linger_seconds = self.linger_seconds, self._linger_for(arguments)
             try:
@@ -157,6 +158,9 @@ class Verbs:
             return {}
         if verb == "kernel":
             return self._folder.held()
+        if verb == "counters":
+            counted = await self._volume.control(verb, arguments)
+            return {**self._folder.figures(), **counted}
         with listening(progress):
             return await self._volume.control(verb, arguments)
 

@@ -1,16 +1,18 @@
-"""What commands ask a running volume: status, where, why, holes."""
+"""What commands ask a running volume: status, counters, where, why, holes."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, chain
 
 from aggfs.cache.blocks import StripeState
+from aggfs.engine.accounts import Account
 from aggfs.engine.volume import Volume
 from aggfs.errors import IsADirectory
 from aggfs.model import BLOCK_BYTES, Extent, InodeRow, StripeRow, spare
 from aggfs.placement.plan import unfillable
+from aggfs.stores.retrying import RetryingStore
 from aggfs.sync.clock import milliseconds
-from aggfs.threads import list_in_slices
+from aggfs.threads import in_thread, list_in_slices
 
 Answer = dict[str, object]
 Arguments = Mapping[str, object]
@@ -142,6 +144,59 @@ def _warnings(volume: Volume) -> list[str]:
     return found + volume.warnings()
 
 
+async def counters(volume: Volume, arguments: Arguments) -> Answer:
+    """What each account was asked, and what waits: cheap enough for every second. With `cache`
+    also how much the local copies take, for which all of them are looked at."""
+    parts = volume.parts
+    first = parts.outbox.first()
+    answer: Answer = {
+        "fetched_bytes": sum(
+            account.meter()["get_range"].received_bytes for account in parts.accounts
+        ),
+        "accounts": [_counted(account) for account in parts.accounts],
+        "queue": {
+            "dirty_bytes": parts.open_files.dirty_bytes,
+            "staged_bytes": parts.staging.size_bytes,
+            "staging_limit_bytes": parts.limits.staging_bytes,
+            "stripes": await _stripe_counts(volume),
+            "puts_in_flight": sum(account.meter()["put"].in_flight for account in parts.accounts),
+            "outbox_entries": len(parts.outbox),
+            "outbox_age_seconds": _age(
+                parts.wall_ns() // 1_000_000, milliseconds(first[1].stamp.clock)
+            )
+            if first
+            else None,
+        },
+        "cache_limit_bytes": parts.limits.cache_bytes,
+    }
+    if arguments.get("cache"):
+        usage = await in_thread(parts.sparse_files.usage)
+        answer["cache_bytes"] = sum(size for _, _, size in usage)
+    return answer
+
+
+def _counted(account: Account) -> Answer:
+    figures = account.meter()
+    store = account.store
+    return {
+        "name": account.name,
+        "provider": account.provider,
+        "healthy": account.healthy,
+        "error": account.last_error,
+        "full": account.full,
+        "leaving": account.leaving,
+        "paused_seconds": store.pause_seconds if isinstance(store, RetryingStore) else 0.0,
+        "in_flight": sum(one.in_flight for one in figures.values()),
+        "requests": sum(one.requests for one in figures.values()),
+        "answered": sum(one.answered for one in figures.values()),
+        "answered_seconds": sum(one.answered_seconds for one in figures.values()),
+        "failed": sum(one.failed for one in figures.values()),
+        "cancelled": sum(one.cancelled for one in figures.values()),
+        "sent_bytes": sum(one.sent_bytes for one in figures.values()),
+        "received_bytes": sum(one.received_bytes for one in figures.values()),
+    }
+
+
 async def where(volume: Volume, arguments: Arguments) -> Answer:
     """Block, version, stripe, fragment, account of a file."""
     row = volume.row_at(arguments)
@@ -269,6 +324,7 @@ async def checkpoint(volume: Volume, arguments: Arguments) -> Answer:
 
 VERBS = {
     "status": status,
+    "counters": counters,
     "where": where,
     "why": why,
     "holes": holes,

@@ -6,7 +6,8 @@ import pyfuse3
 
 from aggfs.errors import NameTooLong
 from aggfs.model import NAME_BYTES, InodeRow
-from aggfs.mount.errors import Faults
+from aggfs.mount.counting import Counts
+from aggfs.mount.errors import HANDLERS, Faults
 from aggfs.mount.handles import KnownInodes
 from aggfs.mount.options import MountOptions
 from aggfs.mount.reply import Replies
@@ -33,6 +34,7 @@ class Handlers(pyfuse3.Operations):
         self.replies = Replies(volume.files, options)
         self.known = KnownInodes(volume.namespace.drop_unlinked)
         self.faults = Faults()
+        self.counts = Counts(HANDLERS)
 
     def entry_of(self, row: InodeRow) -> pyfuse3.EntryAttributes:
         """The reply that names an inode to the kernel: one lookup more."""

@@ -73,12 +73,16 @@ class ContentHandlers(Handlers):
     async def read(  # type: ignore[override] # the binding takes any buffer
         self, fh: int, off: int, size: int
     ) -> Buffer:
-        return await self.files.read(fh, off, size)
+        data = await self.files.read(fh, off, size)
+        self.counts.read_bytes += len(data)
+        return data
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if off + len(buf) > FILE_BYTES_LIMIT:
             raise TooLarge(f"a file has at most {FILE_BYTES_LIMIT} bytes")
-        return await self.files.write(fh, off, buf)
+        written = await self.files.write(fh, off, buf)
+        self.counts.written_bytes += written
+        return written
 
     async def flush(self, fh: int) -> None:
         await self.files.flush(fh)

@@ -3,10 +3,12 @@
 One ordered table, and one guard around every handler. pyfuse3 takes only `FUSEError`: anything
 else that leaves a handler would end the daemon, so the guard answers EIO and reports it. An error
 of the table is an answer like any other and is not logged here; who noticed the fault logs it.
+The guard counts, too: a wrapper of its own would cost every request one more.
 """
 
 import errno
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -117,7 +119,8 @@ class Faults:
 def guarded(operations: Guarded) -> Guarded:
     """Class decorator: no handler of this class lets anything but `FUSEError` out.
 
-    Instances must have `faults`, a `Faults`. Cancellation passes: it is no `Exception`.
+    Instances must have `faults`, a `Faults`, and `counts` of `HANDLERS`. Cancellation passes: it
+    is no `Exception`.
     """
     for name in HANDLERS:
         setattr(operations, name, _guard(name, getattr(operations, name)))
@@ -126,13 +129,20 @@ def guarded(operations: Guarded) -> Guarded:
 
 
 def _guard(operation: str, handler: Handler) -> Handler:
+    clock_ns = time.perf_counter_ns
+
     async def guard(self: Any, *arguments: Any) -> Any:
+        tally = self.counts.tallies[operation]
+        tally.begun += 1
+        began = clock_ns()
         try:
             return await handler(self, *arguments)
         except pyfuse3.FUSEError:
             raise
         except Exception as error:  # noqa: BLE001 - what pyfuse3 does not know ends the mount
             raise self.faults.answer(operation, error) from None
+        finally:
+            tally.note(clock_ns() - began)
 
     return guard
 

@@ -25,11 +25,15 @@ WEIGHT = 0.1  # of the newest latency in the mean
 class Figures:
     """What one verb did until now. Without enough answers there are no latencies.
 
-    `failed` counts calls that ended with an error other than `NotFound` and `AlreadyThere`,
-    which are answers; `cancelled` those whose caller gave up.
+    `answered` calls took `answered_seconds` together; `in_flight` are not over. `failed` counts
+    calls that ended with an error other than `NotFound` and `AlreadyThere`, which are answers;
+    `cancelled` those whose caller gave up.
     """
 
     requests: int
+    answered: int
+    answered_seconds: float
+    in_flight: int
     failed: int
     cancelled: int
     sent_bytes: int
@@ -43,16 +47,21 @@ class Meter:
 
     def __init__(self) -> None:
         self.requests = 0
+        self.in_flight = 0
         self.failed = 0
         self.cancelled = 0
         self.sent_bytes = 0
         self.received_bytes = 0
+        self._answered = 0
+        self._answered_seconds = 0.0
         self._mean: float | None = None
         self._recent: deque[float] = deque(maxlen=SAMPLES)
         self._p95: float | None = None
 
     def answered(self, seconds: float) -> None:
         """A call took this long."""
+        self._answered += 1
+        self._answered_seconds += seconds
         mean = self._mean
         self._mean = seconds if mean is None else mean + WEIGHT * (seconds - mean)
         self._recent.append(seconds)
@@ -81,6 +90,9 @@ class Meter:
         """All of it as it is now."""
         return Figures(
             requests=self.requests,
+            answered=self._answered,
+            answered_seconds=self._answered_seconds,
+            in_flight=self.in_flight,
             failed=self.failed,
             cancelled=self.cancelled,
             sent_bytes=self.sent_bytes,
@@ -97,7 +109,11 @@ class MeteredStore:
         self._store = store
         self._clock = clock
         self._meters = {verb: Meter() for verb in VERBS}
-        self.in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not over."""
+        return sum(meter.in_flight for meter in self._meters.values())
 
     @property
     def capabilities(self) -> Capabilities:
@@ -164,7 +180,7 @@ class MeteredStore:
     def _timed(self, verb: str) -> Iterator[Meter]:
         meter = self._meters[verb]
         meter.requests += 1
-        self.in_flight += 1
+        meter.in_flight += 1
         began = self._clock()
         try:
             yield meter
@@ -180,7 +196,7 @@ class MeteredStore:
         else:
             meter.answered(self._clock() - began)
         finally:
-            self.in_flight -= 1
+            meter.in_flight -= 1
 
 
 def _size_bytes(piece: Buffer) -> int:

@@ -142,6 +142,16 @@ def test_status_imports_nothing_that_takes_time(home):
     assert imported & slow == set()
 
 
+def test_top_imports_nothing_that_takes_time(home):
+    make_known("photos")
+    from tests.cli.test_top import SAMPLE
+
+    with answering(place_of("photos").socket_path, {"counters": SAMPLE}):
+        imported = imported_by(home, "top", "--once", "--interval=0.01")
+    slow = {"trio", "boto3", "botocore", "lmdb", "pyfuse3", "cryptography", "cattrs", "zfec"}
+    assert imported & slow == set()
+
+
 @pytest.mark.parametrize("verb", ["flush", "evict", "why"])
 def test_a_running_daemon_spares_the_commands_their_imports(home, verb):
     make_known("photos")

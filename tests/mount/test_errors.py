@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from aggfs import errors
+from aggfs.mount.counting import Counts
 from aggfs.mount.errors import HANDLERS, TABLE, Faults, errno_of, guarded
 from aggfs.mount.operations import VolumeOperations
 
@@ -45,6 +46,7 @@ async def test_every_handler_stands_what_nobody_foresaw_and_tells_it_once(name, 
     class Broken(VolumeOperations):
         def __init__(self):
             self.faults = Faults()
+            self.counts = Counts(HANDLERS)
 
     async def fail(self, *arguments):
         raise ExceptionGroup("a nursery", [KeyError(name), OSError(errno.EBADF, "closed")])
@@ -110,6 +112,7 @@ async def test_the_guard_lets_only_errnos_and_cancellation_out(caplog):
     class Handlers(VolumeOperations):
         def __init__(self, outcome):
             self.faults = Faults()
+            self.counts = Counts(HANDLERS)
             self.outcome = outcome
 
         async def lookup(self, *arguments):
@@ -135,6 +138,7 @@ async def test_the_guard_lets_only_errnos_and_cancellation_out(caplog):
         class Waits(VolumeOperations):
             def __init__(self):
                 self.faults = Faults()
+                self.counts = Counts(HANDLERS)
 
             async def lookup(self, *arguments):
                 await trio.sleep_forever()

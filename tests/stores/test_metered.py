@@ -84,8 +84,20 @@ async def test_calls_under_way_are_counted(store, faulty, autojump_clock):
             nursery.start_soon(store.put, f"{number}", [b"x"])
         await trio.sleep(1)
         assert store.in_flight == 3
+        assert store.figures()["put"].in_flight == 3
         nursery.cancel_scope.cancel()
     assert store.in_flight == 0
+    assert store.figures()["put"].in_flight == 0
+
+
+async def test_the_time_of_all_answers_is_summed_up(store, faulty, autojump_clock):
+    """What looks twice knows the mean of the time between."""
+    for seconds in (1, 3):
+        faulty.heal()
+        faulty.inject(Fault(FaultKind.SLOW, seconds=seconds))
+        await store.put("key", [b"x"])
+    figures = store.figures()["put"]
+    assert (figures.answered, figures.answered_seconds) == (2, pytest.approx(4))
 
 
 def test_the_95th_percentile_follows_the_latest_calls():
