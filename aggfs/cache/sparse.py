@@ -191,12 +191,10 @@ class SparseFile:
                 self._judge(at, self._raw.raw(at, min(at + BLOCK_BYTES, high)))
 
     def _judge(self, start: int, raw: memoryview) -> None:
-        """Lock held. What is lost here may be filled before one who took it for there, and read
-        the disk already, looks again: he must read again as well."""
+        """Lock held. Who took for there what is lost now, and read the disk, has to read again."""
         if self._presence.suspect:
             clean, dirty = self._presence.judge(start, raw)
-            if clean or dirty:
-                self._version += 1
+            self._version += bool(clean or dirty)
             if dirty:
                 self._sidecar.unmark(dirty)
 
