@@ -266,6 +266,7 @@ class _Assembly:
     async def _wait_for_progress(self) -> None:
         self.capture.press()
         self.local.press()
+        self.stripes.press()
         with trio.move_on_after(1.0):
             await self.stripes.wait_change()
 

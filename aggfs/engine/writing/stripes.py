@@ -34,6 +34,7 @@ from aggfs.threads import in_slices, in_thread
 
 RETRY_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 30.0
+PRESSED_SECONDS = 5.0
 JOBS = 3
 JOBS_BEHIND = 2  # of these, catching up: a new stripe always finds a place soon
 ROUND = 64
@@ -95,6 +96,7 @@ class Stripes:
         self._behind = trio.CapacityLimiter(JOBS_BEHIND)
         self._busy: set[bytes] = set()
         self._changed = trio.Event()
+        self._pressed = trio.Event()
         self._last_looked_at = b""
         self._unstored = dict.fromkeys(
             sid for sid in staging.names() if (state := blocks.stripe(sid)) and not state.announced
@@ -390,9 +392,19 @@ class Stripes:
         """Bring what is missing into the accounts, for ever, less and less often in vain."""
         pause = RETRY_SECONDS
         while True:
+            self._pressed = trio.Event()
             done = await self.catch_up()
             pause = RETRY_SECONDS if done else min(pause * 2, RETRY_LIMIT_SECONDS)
-            await trio.sleep(pause if self._blocks.unfinished(limit=1) else RETRY_SECONDS)
+            with trio.move_on_after(pause if self._blocks.unfinished(limit=1) else RETRY_SECONDS):
+                await trio.sleep(PRESSED_SECONDS)
+                await self._pressed.wait()
+                for account in self._accounts:
+                    account.wake()
+
+    def press(self) -> None:
+        """Writers wait for room, and not for long: accounts that did not answer are asked again
+        soon, however long they were to be left alone."""
+        self._pressed.set()
 
     async def catch_up(self) -> bool:
         """One round over stripes that are not full and not under way: those first that no entry
