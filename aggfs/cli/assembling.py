@@ -1,6 +1,7 @@
 """Where the commands meet the parts: accounts are tried, volumes made, opened and served here.
 
-The one module of the command line that imports trio and the stores; commands import it late.
+The one module of the command line that imports trio and the stores, beside those that measure
+accounts (`volumespeed`, `accountspeed`); commands import it late.
 """
 
 import os

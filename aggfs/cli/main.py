@@ -20,6 +20,7 @@ COMMANDS = {
     "audit": "aggfs.cli.audit",
     "device": "aggfs.cli.devices",
     "clone": "aggfs.cli.history",
+    "bench": "aggfs.cli.bench",
     "check": "aggfs.cli.keeping",
     "evict": "aggfs.cli.paths",
     "flush": "aggfs.cli.paths",
