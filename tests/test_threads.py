@@ -1,12 +1,13 @@
-"""Computing on the loop: in slices, one task at a time, whoever else computes."""
+"""Computing on the loop: in slices, one task at a time, whoever else computes. Calls in threads."""
 
+import threading
 import time
 from collections.abc import Generator
 
 import pytest
 import trio
 
-from aggfs.threads import SLICE_SECONDS, in_slices, list_in_slices
+from aggfs.threads import SLICE_SECONDS, in_slices, in_thread, list_in_slices
 
 
 def busy(slices: int) -> Generator[None, None, int]:
@@ -63,3 +64,54 @@ async def test_who_fails_or_is_cancelled_gives_the_turn_back():
     assert scope.cancelled_caught
     assert await in_slices(busy(2)) == 2
     assert await list_in_slices(iter("abc")) == ["a", "b", "c"]
+
+
+async def test_a_job_in_a_thread_tells_what_it_returns_or_raises():
+    one, two, thread = await in_thread(lambda *given: (*given, threading.get_ident()), 1, 2)
+    assert (one, two) == (1, 2)
+    assert thread != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0)
+
+
+async def test_an_abandoned_job_keeps_its_place_until_it_ends():
+    limiter = trio.CapacityLimiter(1)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        may_end.wait(20)
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                await in_thread(job, limiter=limiter, abandon_on_cancel=True)
+
+            nursery.start_soon(call)
+            assert await in_thread(begun.wait, 20)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert limiter.borrowed_tokens == 1
+    may_end.set()
+    with trio.fail_after(20):
+        await in_thread(int, limiter=limiter)
+    assert limiter.borrowed_tokens == 0
+
+
+async def test_a_job_that_may_not_be_abandoned_is_waited_for():
+    begun, may_end = threading.Event(), threading.Event()
+    ended = []
+
+    def job() -> None:
+        begun.set()
+        may_end.wait(20)
+        ended.append(True)
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_thread, job)
+            assert await in_thread(begun.wait, 20)
+            scope.cancel()
+            may_end.set()
+    assert ended

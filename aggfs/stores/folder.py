@@ -12,6 +12,7 @@ stop: a caller that gave up has taken back the loan of its buffers, and the file
 
 import ctypes
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -45,6 +46,7 @@ class Folder:
         self._identity: tuple[int, int] | None = None
         self._renumbering: dict[int, bool] = {}
         self._prepared: set[str] = set()
+        self._parts = itertools.count(secrets.randbits(64))  # asking each time is a system call
         self._lock = threading.Lock()
 
     def path(self, key: str) -> str:
@@ -180,7 +182,7 @@ class Folder:
     def _open_part(self, directory: str) -> tuple[str, int]:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for _ in range(8):
-            part = f"{directory}/.aggfs-{secrets.token_hex(8)}.part"
+            part = f"{directory}/.aggfs-{next(self._parts) % (1 << 64):016x}.part"
             try:
                 if directory not in self._prepared:
                     self._prepare(directory)
