@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 
 from tests.support.places import ACCESS_VARIABLE, SECRET_VARIABLE  # noqa: E402
 from tests.support.servers import OWNER, REGION, SeaweedFS  # noqa: E402
-from tests.support.shaping import Distance, far_away  # noqa: E402
+from tests.support.shaping import Distance, Ways, far_away  # noqa: E402
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -118,8 +118,17 @@ def cpu_seconds(pid: int) -> float:
 
 def rss_anon_mib(pid: int) -> float:
     """Anonymous resident memory."""
+    return _memory_mib(pid, "RssAnon")
+
+
+def rss_peak_mib(pid: int) -> float:
+    """The most that was resident at once, mapped files included."""
+    return _memory_mib(pid, "VmHWM")
+
+
+def _memory_mib(pid: int, what: str) -> float:
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1024
     return 0.0
 
@@ -152,10 +161,12 @@ def tell(name: str, value: float, unit: str, bar: str = "") -> None:
 
 
 def write_file(path: pathlib.Path, size: int, peak: Callable[[], None] = lambda: None) -> None:
-    """A file of random bytes, with fsync."""
-    piece = os.urandom(8 * MIB)
+    """A file of random bytes, no 64 KiB twice, with fsync."""
+    piece = bytearray(os.urandom(8 * MIB))
     with path.open("wb", buffering=0) as file:
         for number in range(size // len(piece)):
+            for at in range(0, len(piece), 64 * 1024):
+                piece[at : at + 8] = number.to_bytes(8)
             file.write(piece)
             if number % 16 == 0:
                 peak()
@@ -168,6 +179,16 @@ def read_file(path: pathlib.Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while file.read(MIB):
             pass
+
+
+def in_time(steps: Iterable[object], limit_seconds: float) -> tuple[int, float]:
+    """How many steps were done until they or the time ended, and how many each second."""
+    began, count = time.monotonic(), 0
+    for _ in steps:
+        count += 1
+        if time.monotonic() - began > limit_seconds:
+            break
+    return count, count / (time.monotonic() - began)
 
 
 @contextlib.contextmanager
@@ -187,7 +208,7 @@ def null_filesystem() -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def s3_ways(count: int, distance: Distance | None) -> Iterator[tuple[SeaweedFS, list[str]]]:
+def s3_ways(count: int, distance: Distance | None) -> Iterator[tuple[SeaweedFS, Ways | list[str]]]:
     """An S3 server and so many endpoints of it, each behind a line of its own; None: no line."""
     place = pathlib.Path(tempfile.mkdtemp(prefix="aggfs-far-"))
     try:

