@@ -65,7 +65,7 @@ def tree_work(peer: Peer, tree: Tree, limit_seconds: float) -> Iterator[tuple[st
     """The tree unpacked, looked at by git, removed. What takes too long is left out."""
     with tarfile.open(tree.archive) as tar:
         steps = (tar.extract(member, peer.folder, filter="data") for member in tar)
-        count, unpacked = in_time(steps, 8 * limit_seconds)
+        count, unpacked = in_time(steps, 10 * limit_seconds)
     yield "source tree, unpacked", unpacked, "1/s"
     if count >= tree.files:
         for which in ("first", "warm"):

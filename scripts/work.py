@@ -36,8 +36,8 @@ class Amount:
 
 
 SHORT = Amount(96 * MIB, (200,), 500, 1.5, 4.0)
-FULL = Amount(384 * MIB, (1000, 10_000), 5000, 3.0, 20.0)
-AGAIN = Amount(384 * MIB, (1000,), 0, 3.0, 20.0)  # what is done once more for the spread
+FULL = Amount(384 * MIB, (1000, 10_000), 5000, 3.0, 15.0)
+AGAIN = Amount(384 * MIB, (1000,), 0, 3.0, 15.0)  # what is done once more for the spread
 
 
 class Bill:
