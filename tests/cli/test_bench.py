@@ -80,7 +80,7 @@ def test_for_people_a_folder_is_a_table(home, folder, capsys):
 
 
 def test_when_the_time_is_over_what_was_done_counts(folder):
-    found = measure_folder(folder, size_bytes=1 << 40, seconds=1e-9)
+    found = measure_folder(folder, size_bytes=8 * MIB, seconds=1e-9)
     assert [one.operations for one in found] == [1] * 6
     assert os.listdir(folder) == []
 
