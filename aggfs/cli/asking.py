@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from aggfs.cli import client
-from aggfs.cli.client import NotRunning
+from aggfs.cli.client import NotRunning, WentAway
 from aggfs.cli.places import VolumePlace
 from aggfs.errors import NoEntry
 
@@ -26,6 +26,8 @@ def ask(place: VolumePlace, verb: str, **arguments: Any) -> dict[str, Any]:
 def _ask(place: VolumePlace, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         return client.call(place.socket_path, verb, on_progress=on_terminal(), **arguments)
+    except WentAway:  # perhaps it is done: nobody does it twice unasked
+        raise
     except NotRunning:
         pass
     # Only now: a running daemon spares every command the import of trio and the stores.

@@ -21,6 +21,10 @@ class NotRunning(AggfsError):
     """No daemon serves this volume."""
 
 
+class WentAway(NotRunning):
+    """The daemon ended before it answered: what it was asked may be done, or half done."""
+
+
 def call(
     socket_path: str,
     verb: str,
@@ -33,8 +37,9 @@ def call(
     """Ask the daemon behind `socket_path`; the result of the verb.
 
     Raises the error that the daemon named, by its class of `aggfs.errors`; `NotRunning` when
-    there is no daemon, or it went away. The daemon says every few seconds that it is alive:
-    `silence_seconds` without a word raise `Busy`. `on_progress` hears what long verbs tell.
+    there is no daemon, `WentAway` when it was asked and then ended. The daemon says every few
+    seconds that it is alive: `silence_seconds` without a word raise `Busy`. `on_progress` hears
+    what long verbs tell.
     """
     with _connect(socket_path, silence_seconds) as connection:
         request = json.dumps({"verb": verb, "arguments": arguments}).encode() + b"\n"
@@ -49,7 +54,7 @@ def call(
             raise Busy(f"the daemon said nothing for {silence_seconds:g} s") from None
         except ConnectionError:
             pass
-    raise NotRunning("the daemon went away before it answered")
+    raise WentAway("the daemon ended before it answered: see what is done, and ask again")
 
 
 def _connect(path: str, silence_seconds: float) -> socket.socket:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,24 @@ def make_known(name: str) -> None:
     place.config_path.parent.mkdir(parents=True)
     place.config_path.write_text("")
     place.state_directory.mkdir(parents=True)
+
+
+def test_what_a_daemon_was_asked_before_it_ended_is_not_done_a_second_time(home, capsys):
+    make_known("photos")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place_of("photos").socket_path)
+        listener.listen()
+
+        def end() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+
+        daemon = threading.Thread(target=end)
+        daemon.start()
+        assert run(["gc", "photos"]) == exits.NOT_RUNNING
+        daemon.join()
+    told = "the daemon ended before it answered: see what is done, and ask again"
+    assert capsys.readouterr().err == f"aggfs: {told}\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from aggfs.cli.client import NotRunning, call
+from aggfs.cli.client import NotRunning, WentAway, call
 from aggfs.daemon.control import ControlServer
 from aggfs.daemon.rendezvous import ADDRESS_BYTES, REQUEST_BYTES, socket_path
 from aggfs.errors import AggfsError, Busy, Damaged, NoSpace
@@ -186,7 +186,7 @@ def test_without_a_daemon_the_client_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (b"", NotRunning),
+        (b"", WentAway),
         (b"nonsense\n", Damaged),
         (b"[]\n", Damaged),
         (b'{"ok": false, "error": "os", "text": "x"}\n', AggfsError),
