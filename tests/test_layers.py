@@ -65,7 +65,7 @@ WORLDLY = {
 }
 DOORS = {
     "boto3": ("stores/s3.py",),
-    "botocore": ("stores/s3.py",),
+    "botocore": ("stores/s3.py", "stores/s3_wire.py"),
     "cattrs": ("config.py",),
     "click": ("cli/",),
     "cryptography": ("coding/cipher.py", "coding/keys.py"),

@@ -1,5 +1,8 @@
 """S3 accounts, Amazon's and everybody else's, through boto3. The only module that knows boto3.
 
+Bytes of objects go by `s3_wire` where they can, at a third of the CPU; the rest, and what that
+way cannot do, goes by boto3 itself.
+
 One request for each call and no retry here: `retrying` does that. Checksums are sent only where
 the service demands them, in plain headers and never as chunked trailers, which many services do
 not understand; our fragments carry their own.
@@ -11,12 +14,13 @@ again buys nothing and costs a third of the request.
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import botocore.config
+import botocore.credentials
 import botocore.exceptions
 import botocore.parsers
 import urllib3.exceptions
@@ -24,6 +28,9 @@ import urllib3.exceptions
 from aggfs.errors import AlreadyThere, NotFound, QuotaFull, Refused, StoreError, Unreachable
 from aggfs.stores.base import Buffer, Capabilities, ObjectInfo, Page, Space
 from aggfs.stores.places import AMAZON, parse_endpoint, s3_place
+from aggfs.stores.s3_wire import Answer, Moved, Wire, wire_to
+
+Result = TypeVar("Result")
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
@@ -84,7 +91,8 @@ class S3Driver:
         self._prefix = options.prefix.strip("/") + "/" if options.prefix.strip("/") else ""
         self._place = s3_place(options.endpoint, options.bucket, options.prefix)
         self._page_objects = page_objects
-        self._made: Any = None
+        self._made: _Ways | None = None
+        self._moved = False  # the bucket is in another region: boto3 follows, the wire does not
         self._lock = threading.Lock()
 
     @property
@@ -97,29 +105,25 @@ class S3Driver:
         return self._place
 
     def put(self, key: str, data: Buffer) -> None:
-        with self._telling("write", key):
-            self._client.put_object(Bucket=self._options.bucket, Key=self._prefix + key, Body=data)
+        self._write(key, data, {})
 
     def create(self, key: str, data: Buffer) -> None:
-        with self._telling("write", key):
-            self._client.put_object(
-                Bucket=self._options.bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*"
-            )
+        self._write(key, data, {"If-None-Match": "*"})
 
     def get(self, key: str) -> bytes:
-        return self._read(key, None)[0]
+        return self._read(key, {}).data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if length <= 0:
             self.head(key)
             return b""
         try:
-            data, answer = self._read(key, f"bytes={start}-{start + length - 1}")
+            answer = self._read(key, {"Range": f"bytes={start}-{start + length - 1}"})
         except _BeyondEnd:
             return b""
-        if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:  # it sent all, as it may
-            return data[start : start + length]
-        return data
+        if answer.status == 200:  # it sent all, as it may
+            return answer.data[start : start + length]
+        return answer.data
 
     def head(self, key: str) -> ObjectInfo:
         try:
@@ -163,29 +167,63 @@ class S3Driver:
     def close(self) -> None:
         """Closes idle connections; a call after this opens new ones."""
         with self._lock:
-            client, self._made = self._made, None
-        if client is not None:
-            client.close()
+            ways, self._made = self._made, None
+        if ways is not None:
+            ways.client.close()
 
     @property
     def _client(self) -> Any:
+        return self._ways.client
+
+    @property
+    def _ways(self) -> "_Ways":
         """Made at the first call, in a worker thread: it costs a fifth of a second."""
         with self._lock:
             if self._made is None:
-                self._made = _new_client(self._options)
+                self._made = _new_ways(self._options)
             return self._made
 
-    def _read(self, key: str, byte_range: str | None) -> tuple[bytes, dict[str, Any]]:
-        ranged = {"Range": byte_range} if byte_range else {}
-        with self._telling("read", key):
-            answer = self._client.get_object(
-                Bucket=self._options.bucket, Key=self._prefix + key, **ranged
-            )
+    def _write(self, key: str, data: Buffer, conditions: dict[str, str]) -> None:
+        name = self._prefix + key
+
+        def by_boto3() -> None:
+            words = {_WORDS[header]: value for header, value in conditions.items()}
+            self._client.put_object(Bucket=self._options.bucket, Key=name, Body=data, **words)
+
+        with self._telling("write", key):
+            self._shortest(lambda wire: wire.put(name, data, conditions), by_boto3)
+
+    def _read(self, key: str, conditions: dict[str, str]) -> Answer:
+        name = self._prefix + key
+
+        def by_boto3() -> Answer:
+            words = {_WORDS[header]: value for header, value in conditions.items()}
+            answer = self._client.get_object(Bucket=self._options.bucket, Key=name, **words)
             with contextlib.closing(answer["Body"]) as body:
                 data: bytes = body.read()
-        if len(data) != answer["ContentLength"]:
+            status: int = answer["ResponseMetadata"]["HTTPStatusCode"]
+            return Answer(status, data, answer.get("ContentLength"))
+
+        with self._telling("read", key):
+            answer = self._shortest(lambda wire: wire.get(name, conditions), by_boto3)
+        if answer.declared_bytes not in (None, len(answer.data)):
             raise Unreachable(f"{self.place}/{key}: the answer was cut short")
-        return data, answer
+        return answer
+
+    def _shortest(
+        self, by_wire: Callable[[Wire], Result], by_boto3: Callable[[], Result]
+    ) -> Result:
+        """By the wire; by boto3 where there is none, and where the bucket is in another region:
+        then, once that went well, for good."""
+        wire = self._ways.wire
+        if wire is None or self._moved:
+            return by_boto3()
+        try:
+            return by_wire(wire)
+        except Moved:
+            found = by_boto3()
+            self._moved = True
+            return found
 
     @contextlib.contextmanager
     def _telling(self, verb: str, key: str) -> Iterator[None]:
@@ -200,6 +238,9 @@ class S3Driver:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Refused(f"{self.place}: its certificate is not trusted here") from error
             raise Unreachable(f"{self.place}: no answer: {_one_line(error)}") from error
+
+
+_WORDS = {"If-None-Match": "IfNoneMatch", "Range": "Range"}  # headers, as boto3 calls them
 
 
 class _BeyondEnd(NotFound):
@@ -239,6 +280,24 @@ def _session(profile: str) -> Any:
 _making = threading.Lock()  # a session may be used by one thread at a time
 
 
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """To a bucket: boto3, and the short one for bytes if there is one."""
+
+    client: Any
+    wire: Wire | None
+
+
+def _new_ways(options: S3Options) -> _Ways:
+    with _making:
+        client = _new_client(options)
+        if options.access_key:
+            keys = botocore.credentials.Credentials(options.access_key, options.secret_key)
+        else:
+            keys = _session(options.profile).get_credentials()
+        return _Ways(client, wire_to(client, keys, options.bucket))
+
+
 def _new_client(options: S3Options) -> Any:
     service = parse_endpoint(options.endpoint or AMAZON)
     near = service.is_loopback
@@ -266,14 +325,13 @@ def _new_client(options: S3Options) -> Any:
         else {}
     )
     url = f"{service.scheme}://{service.authority}" if options.endpoint else None
-    with _making:
-        return _session(options.profile).client(
-            "s3",
-            endpoint_url=url,
-            region_name=options.region or ("us-east-1" if url else None),
-            config=config,
-            **keys,
-        )
+    return _session(options.profile).client(
+        "s3",
+        endpoint_url=url,
+        region_name=options.region or ("us-east-1" if url else None),
+        config=config,
+        **keys,
+    )
 
 
 # --- what an answer means ---------------------------------------------------------------------

@@ -41,7 +41,7 @@ def open_threaded(request):
     return ThreadedStore(DictionaryDriver(page_objects=PAGE_OBJECTS))
 
 
-def open_s3(server_name, request):
+def open_s3(server_name, request, *, by_boto3=False):
     server = request.getfixturevalue(server_name)
     options = S3Options(
         bucket="one",
@@ -50,7 +50,9 @@ def open_s3(server_name, request):
         access_key=server.keys.access,
         secret_key=server.keys.secret,
     )
-    return ThreadedStore(S3Driver(options, page_objects=PAGE_OBJECTS))
+    driver = S3Driver(options, page_objects=PAGE_OBJECTS)
+    driver._moved = by_boto3  # as if the bucket were in another region
+    return ThreadedStore(driver)
 
 
 def open_retrying(request):
@@ -77,6 +79,7 @@ OPENERS = {
     "threaded": open_threaded,
     "s3-seaweedfs": functools.partial(open_s3, "seaweedfs"),
     "s3-moto": functools.partial(open_s3, "moto"),
+    "s3-seaweedfs-by-boto3": functools.partial(open_s3, "seaweedfs", by_boto3=True),
     "retrying": open_retrying,
     "metered": open_metered,
     "faulty": open_faulty,

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import datetime as dt
+import hashlib
 import itertools
+import json
 import socket
 import subprocess
 import sys
@@ -145,10 +148,11 @@ def test_foreign_keys_of_any_kind_are_listed_once(options, server, request):
 
 
 @contextlib.contextmanager
-def answering(*answers):
-    """A server that gives one answer to each connection, whatever is asked; the last for ever."""
+def answering(*answers, heads=None):
+    """A server that gives one answer to each connection, whatever is asked; the last for ever.
+    What was asked goes into the list `heads`."""
     with socket.create_server((HOST, 0)) as listener:
-        thread = threading.Thread(target=_answer_all, args=(listener, answers))
+        thread = threading.Thread(target=_answer_all, args=(listener, answers, heads))
         thread.start()
         try:
             yield f"http://{HOST}:{listener.getsockname()[1]}"
@@ -158,7 +162,7 @@ def answering(*answers):
             thread.join()
 
 
-def _answer_all(listener, answers):
+def _answer_all(listener, answers, heads):
     for answer in itertools.chain(answers, itertools.repeat(answers[-1])):
         try:
             connection, _ = listener.accept()
@@ -166,7 +170,9 @@ def _answer_all(listener, answers):
             return
         with connection:
             connection.settimeout(20)
-            _read_request(connection)
+            head = _read_request(connection)
+            if heads is not None:
+                heads.append(head.decode())
             if answer is None:  # silence, until the client hangs up
                 connection.recv(1)
             else:
@@ -185,6 +191,7 @@ def _read_request(connection):
         if name.lower() == b"content-length":
             while len(body) < int(value):
                 body += connection.recv(65536)
+    return head
 
 
 def http(status, body=b"", *headers):
@@ -233,9 +240,10 @@ def test_an_answer_tells_whether_to_try_again(options, answer, kind, text):
 
 
 def test_a_bucket_elsewhere_is_refused(options):
-    # The library asks where the bucket is, and is not told.
+    # The short way is refused, then boto3's; which asks where the bucket is, and is not told.
+    elsewhere = xml_error(301, "PermanentRedirect")
     with (
-        answering(xml_error(301, "PermanentRedirect"), http(404)) as endpoint,
+        answering(elsewhere, elsewhere, http(404)) as endpoint,
         opened(options, endpoint=endpoint) as driver,
         pytest.raises(Refused, match="region"),
     ):
@@ -331,6 +339,127 @@ def test_a_missing_object_and_a_missing_bucket_are_told_apart_after_head(options
             pytest.raises(kind),
         ):
             driver.head("ab/key")
+
+
+# --- the short way for bytes, and boto3's -----------------------------------------------------
+
+
+OUTPOST = (
+    "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-01234567890123456/accesspoint/reports"
+)
+
+
+def is_of_boto3(head):
+    """boto3 waits for leave before it sends a body, and marks what it asks."""
+    return "amz-sdk-invocation-id" in head.lower()
+
+
+def test_bytes_take_the_short_way(options):
+    heads = []
+    with (
+        answering(http(200, b"x"), heads=heads) as endpoint,
+        opened(options, endpoint=endpoint) as driver,
+    ):
+        driver.put("ab/key", b"x")
+        driver.create("ab/key", b"x")
+        driver.get("ab/key")
+        driver.get_range("ab/key", 0, 1)
+    assert [head.split()[0] for head in heads] == ["PUT", "PUT", "GET", "GET"]
+    assert not any(is_of_boto3(head) for head in heads)
+    assert ["If-None-Match: *" in head for head in heads] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["b--use1-az4--x-s3", OUTPOST])
+def test_a_bucket_that_is_signed_for_otherwise_is_left_to_boto3(options, name):
+    with opened(options, endpoint="", region="us-west-2", bucket=name) as driver:
+        assert driver._ways.wire is None
+
+
+def test_a_bucket_in_another_region_is_followed_by_boto3_from_then_on(options):
+    elsewhere = xml_error(301, "PermanentRedirect")
+    there = http(200, b"", "x-amz-bucket-region: eu-west-1")
+    heads = []
+    with (
+        answering(elsewhere, elsewhere, there, http(200), heads=heads) as endpoint,
+        opened(options, endpoint=endpoint) as driver,
+    ):
+        driver.put("ab/key", b"x")
+        driver.put("ab/key", b"x")
+    assert [head.split()[0] for head in heads] == ["PUT", "PUT", "HEAD", "PUT", "PUT"]
+    assert [is_of_boto3(head) for head in heads] == [False, True, True, True, True]
+    assert "/eu-west-1/s3/" in heads[-1]
+
+
+def test_a_body_is_hashed_where_others_could_change_it_on_the_way(options, monkeypatch):
+    heads = []
+    with answering(http(200), heads=heads) as endpoint:
+        monkeypatch.setenv("http_proxy", endpoint)
+        for place in (endpoint, "http://storage.example"):
+            with opened(options, endpoint=place) as driver:
+                driver.put("ab/key", b"some bytes")
+    near, far = heads
+    assert "x-amz-content-sha256: unsigned-payload" in near.lower()
+    assert f"x-amz-content-sha256: {hashlib.sha256(b'some bytes').hexdigest()}" in far.lower()
+    assert far.startswith("PUT http://storage.example/one/")  # to the proxy
+
+
+def test_a_refusal_that_comes_before_the_body_was_sent_is_heard(options):
+    body = b"<Error><Code>QuotaExceeded</Code></Error>"
+    with socket.create_server((HOST, 0)) as listener:
+
+        def refuse():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(http(403, body))
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
+        with opened(options, endpoint=endpoint) as driver, pytest.raises(QuotaFull):
+            driver.put("ab/key", bytes(16 << 20))
+        thread.join()
+
+
+def test_a_success_that_turns_into_an_error_is_none(options):
+    answer = http(200, b'<?xml version="1.0"?><Error><Code>InternalError</Code></Error>')
+    with (
+        answering(answer) as endpoint,
+        opened(options, endpoint=endpoint) as driver,
+        pytest.raises(Unreachable, match="InternalError"),
+    ):
+        driver.put("ab/key", b"x")
+
+
+def test_an_answer_of_unknown_length_is_whole_or_an_error(options):
+    start = b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n"
+    with (
+        answering(start + b"0\r\n\r\n", start) as endpoint,
+        opened(options, endpoint=endpoint) as driver,
+    ):
+        assert driver.get("ab/key") == b"0123"
+        with pytest.raises(Unreachable):
+            driver.get("ab/key")
+
+
+def test_keys_that_run_out_are_asked_for_again(options, seaweedfs, tmp_path, monkeypatch):
+    profile = f"p{uuid.uuid4().hex}"
+    keys, file = tmp_path / "keys", tmp_path / "config"
+    file.write_text(f"[profile {profile}]\ncredential_process = cat {keys}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=5)
+
+    def hand_out(access, secret):
+        told = {"Version": 1, "AccessKeyId": access, "SecretAccessKey": secret}
+        keys.write_text(json.dumps({**told, "Expiration": soon.isoformat()}))
+
+    hand_out("nobody", "nothing")
+    with opened(options, access_key="", secret_key="", profile=profile) as driver:
+        with pytest.raises(Refused, match="not known"):
+            driver.put("ab/key", b"x")
+        hand_out(seaweedfs.keys.access, seaweedfs.keys.secret)
+        driver.put("ab/key", b"x")
+        assert driver.get("ab/key") == b"x"
 
 
 def test_boto3_is_imported_only_when_an_s3_account_is_opened():
