@@ -164,11 +164,19 @@ def a_round(
     for name in names:
         try:
             with at(name, distance, seconds) as peer:
-                table.measure(name, all_work(peer, amount, tree))
+                table.measure(name, in_its_time(peer, all_work(peer, amount, tree)))
         except Missing as missing:
             table.leave_out(f"left out: {name}: {missing}")
         except FAULTS as fault:
             table.leave_out(f"failed: {name}: {type(fault).__name__}: {one_line(fault)}")
+
+
+def in_its_time(peer: Peer, figures: Iterable[Figure]) -> Iterator[Figure]:
+    """Figures, until the peer is killed because it took too long. Raises `Failed` then."""
+    for figure in figures:
+        if peer.is_over:
+            raise Failed("its time is over")
+        yield figure
 
 
 @contextlib.contextmanager
