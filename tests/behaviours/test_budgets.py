@@ -1,0 +1,139 @@
+"""What work costs, kept: counts of requests and objects, and CPU time of the daemon.
+
+Never wall time: machines are shared. CPU time, too, differs from machine to machine and from hour
+to hour, so that it is told in units of a reference: what writing a file, reading it again and
+encrypting it takes this process just then. A budget is what was measured when it was set (see
+docs/performance.md for the figures in full); a quarter more is a failure.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import xxhash
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.support.faults import Ground, flushed, new_ground, until_full
+from tests.support.mounting import needs_fuse
+from tests.support.samples import write_noise
+from tests.support.stage import MIB, Stage
+from tests.support.volumes import LiveVolume, drop_pages
+
+pytestmark = needs_fuse
+
+SIZE_BYTES = 192 * MIB
+FILES = 1000
+FILE_BYTES = 4096
+LEEWAY = 1.25
+TICKS = os.sysconf("SC_CLK_TCK")
+
+# Of the daemon, 3-of-5 over directories, the cache encrypted; in references for as many bytes.
+CPU_BUDGETS = {"write": 6.5, "cold read": 2.8, "warm read": 1.1}
+REQUEST_BUDGETS = {"put": 1450, "get_range": 820}  # for each GiB written, or read cold
+OBJECT_BUDGET = 30  # of 1,000 files of 4 KiB
+
+
+@pytest.fixture
+def volume(stage: Stage) -> LiveVolume:
+    """3-of-5 over directories."""
+    return stage.volume(stage.directories(5), k=3, n=5)
+
+
+def test_large_files_keep_to_their_budgets(stage: Stage, volume: LiveVolume, tmp_path: Path):
+    path, gib = volume.folder / "large", SIZE_BYTES / (1024 * MIB)
+    costs: dict[str, float] = {}
+    requests: dict[str, float] = {}
+    units = [reference_seconds(tmp_path)]
+    spent = cpu_seconds(volume)
+
+    def note(what: str, verb: str = "") -> None:
+        nonlocal spent
+        costs[what] = cpu_seconds(volume) - spent
+        if verb:
+            requests[verb] = volume.asked().get(verb, 0) / gib
+        units.append(reference_seconds(tmp_path))
+        spent = cpu_seconds(volume)
+
+    write_noise(path, SIZE_BYTES)
+    volume.flush()
+    volume.wait_until_quiet()
+    note("write", "put")
+    volume.evict()
+    spent = cpu_seconds(volume)
+    read(path)
+    note("cold read", "get_range")
+    drop_pages(path)
+    read(path)
+    note("warm read")
+    unit = sorted(units)[len(units) // 2]
+    ratios = {what: seconds / unit for what, seconds in costs.items()}
+    stage.tell(f"in references of {unit / gib:.2f} CPU-s/GiB: {ratios}; a GiB asks {requests}")
+    assert {
+        what: ratio for what, ratio in ratios.items() if ratio > CPU_BUDGETS[what] * LEEWAY
+    } == {}
+    assert {
+        verb: count for verb, count in requests.items() if count > REQUEST_BUDGETS[verb] * LEEWAY
+    } == {}
+
+
+def test_names_ask_no_account(volume: LiveVolume):
+    for number in range(FILES):
+        (volume.folder / f"{number:04}").write_bytes(os.urandom(FILE_BYTES))
+    volume.flush()
+    volume.wait_until_quiet()
+    before = volume.asked()
+    names = sorted(os.listdir(volume.folder))
+    assert len(names) == FILES
+    for name in names:
+        os.stat(volume.folder / name)
+    os.rename(volume.folder / names[0], volume.folder / "renamed")
+    assert volume.asked() == before, "what is listed, looked at and renamed asks no account"
+
+
+async def test_small_files_keep_to_their_budget_of_objects(
+    stage: Stage, tmp_path: Path, autojump_clock: object
+):
+    """Made at one moment: how many flushes go on meanwhile is another matter."""
+    ground = await new_ground(tmp_path, 3, 5)
+    async with ground.opened() as volume:
+        before = objects_of(ground)
+        for number in range(FILES):
+            await ground.write_file(volume, b"%d" % number, FILE_BYTES)
+        await flushed(volume)
+        await until_full(volume)
+        objects = objects_of(ground) - before
+    stage.tell(f"{objects} objects of {FILES} files of {FILE_BYTES} bytes")
+    assert objects <= OBJECT_BUDGET * LEEWAY
+
+
+def objects_of(ground: Ground) -> int:
+    """In all accounts."""
+    return sum(map(len, ground.clouds.contents().values()))
+
+
+def cpu_seconds(volume: LiveVolume) -> float:
+    """User and system time of the daemon so far."""
+    fields = Path(f"/proc/{volume.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def reference_seconds(place: Path) -> float:
+    """CPU time of this process for as many bytes, written, synced, read, encrypted and summed."""
+    cipher, data, nonce = AESGCM(bytes(32)), os.urandom(MIB), bytes(12)
+    began = time.process_time()
+    with (place / "reference").open("w+b", buffering=0) as file:
+        for _ in range(SIZE_BYTES // MIB):
+            file.write(data)
+        os.fdatasync(file.fileno())
+        file.seek(0)
+        while found := file.read(MIB):
+            xxhash.xxh3_64_intdigest(cipher.encrypt(nonce, found, None))
+    return time.process_time() - began
+
+
+def read(path: Path) -> None:
+    """All of it, in requests of 1 MiB."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(MIB):
+            pass
