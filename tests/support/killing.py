@@ -24,7 +24,7 @@ WORKERS = 2
 END_SECONDS = 60.0
 LAST_STEPS = 20
 BEGIN_SECONDS = 30.0
-GONE = re.compile(r"ended by: .*(Transport endpoint|onnection abort|no daemon|daemon went)")
+GONE = re.compile(r"ended by: .*(Transport endpoint|onnection abort|no daemon|daemon ended)")
 
 
 def tree_of(folder: Path) -> Tree:
