@@ -97,6 +97,7 @@ class Stripes:
         self._busy: set[bytes] = set()
         self._changed = trio.Event()
         self._pressed = trio.Event()
+        self._pressed_at = -PRESSED_SECONDS
         self._last_looked_at = b""
         self._unstored = dict.fromkeys(
             sid for sid in staging.names() if (state := blocks.stripe(sid)) and not state.announced
@@ -396,15 +397,17 @@ class Stripes:
             done = await self.catch_up()
             pause = RETRY_SECONDS if done else min(pause * 2, RETRY_LIMIT_SECONDS)
             with trio.move_on_after(pause if self._blocks.unfinished(limit=1) else RETRY_SECONDS):
-                await trio.sleep(PRESSED_SECONDS)
                 await self._pressed.wait()
-                for account in self._accounts:
-                    account.wake()
 
     def press(self) -> None:
-        """Writers wait for room, and not for long: accounts that did not answer are asked again
-        soon, however long they were to be left alone."""
-        self._pressed.set()
+        """Writers wait for room, and not for long: every few seconds accounts that did not answer
+        are asked again, however long they were to be left alone."""
+        now = trio.current_time()
+        if now - self._pressed_at >= PRESSED_SECONDS:
+            self._pressed_at = now
+            for account in self._accounts:
+                account.wake()
+            self._pressed.set()
 
     async def catch_up(self) -> bool:
         """One round over stripes that are not full and not under way: those first that no entry
