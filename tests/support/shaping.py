@@ -144,6 +144,8 @@ class Line:
                 try:
                     async with await trio.open_tcp_stream(HOST, port) as server:
                         await Connection(self).pass_on_both_ways(client, server)
+                except OSError:  # nobody listens there now: this connection ends, and no other
+                    return
                 finally:
                     self._connections.discard(scope)
 
