@@ -1,7 +1,7 @@
 """S3 accounts, Amazon's and everybody else's, through boto3. The only module that knows boto3.
 
-Bytes of objects go by `s3_wire` where they can, at a third of the CPU; the rest, and what that
-way cannot do, goes by boto3 itself.
+Bytes of objects go by `s3_wire` where they can, for less CPU (decision 0013); the rest, and what
+that way cannot do, goes by boto3 itself.
 
 One request for each call and no retry here: `retrying` does that. Checksums are sent only where
 the service demands them, in plain headers and never as chunked trailers, which many services do

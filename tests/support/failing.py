@@ -289,7 +289,7 @@ def judge(base: Path, before: Tree, run: Run) -> str:
         return f"acknowledged after a failed {run.kind} of {run.path}"
     try:
         return trio.run(_look, base, before, run)
-    except Exception:  # noqa: BLE001 - the caller knows which call was refused
+    except Exception:  # noqa: BLE001 - whatever the next start raises is a finding, told in full
         return traceback.format_exc()
 
 
