@@ -23,14 +23,15 @@ from tests.support.volumes import LiveVolume, drop_pages
 pytestmark = needs_fuse
 
 SIZE_BYTES = 192 * MIB
+ROUNDS = 3
 FILES = 1000
 FILE_BYTES = 4096
 LEEWAY = 1.25
 TICKS = os.sysconf("SC_CLK_TCK")
 
 # Of the daemon, 3-of-5 over directories, the cache encrypted; in references for as many bytes.
-CPU_BUDGETS = {"write": 11.0, "cold read": 5.5, "warm read": 2.2}  # beside other tests
-REQUEST_BUDGETS = {"put": 1600, "get_range": 900}  # for each GiB written, or read cold
+CPU_BUDGETS = {"write": 5.8, "cold read": 2.8, "warm read": 1.0}
+REQUEST_BUDGETS = {"put": 1450, "get_range": 820}  # for each GiB written, or read cold
 OBJECT_BUDGET = 30  # of 1,000 files of 4 KiB
 
 
@@ -40,41 +41,35 @@ def volume(stage: Stage) -> LiveVolume:
     return stage.volume(stage.directories(5), k=3, n=5)
 
 
+@pytest.mark.alone
 def test_large_files_keep_to_their_budgets(stage: Stage, volume: LiveVolume, tmp_path: Path):
-    path, gib = volume.folder / "large", SIZE_BYTES / (1024 * MIB)
-    costs: dict[str, float] = {}
-    requests: dict[str, float] = {}
-    units = [reference_seconds(tmp_path)]
-    spent = cpu_seconds(volume)
+    """The least of some rounds: other work only adds."""
+    rounds = [one_round(volume, volume.folder / f"{n}", tmp_path) for n in range(ROUNDS)]
+    ratios = {what: min(found[what] for found in rounds) for what in CPU_BUDGETS}
+    gib = ROUNDS * SIZE_BYTES / (1024 * MIB)
+    requests = {verb: volume.asked().get(verb, 0) / gib for verb in REQUEST_BUDGETS}
+    stage.tell(f"in references: {ratios}; a GiB asks {requests}")
+    for found, budgets in ((ratios, CPU_BUDGETS), (requests, REQUEST_BUDGETS)):
+        assert {what: one for what, one in found.items() if one > budgets[what] * LEEWAY} == {}
 
-    def note(what: str, verb: str = "") -> None:
-        nonlocal spent
-        costs[what] = cpu_seconds(volume) - spent
-        if verb:
-            requests[verb] = volume.asked().get(verb, 0) / gib
-        units.append(reference_seconds(tmp_path))
-        spent = cpu_seconds(volume)
 
+def one_round(volume: LiveVolume, path: Path, place: Path) -> dict[str, float]:
+    """A file written, brought to the accounts, read from there, and read again: the daemon's CPU
+    time for each, in references."""
+    unit = reference_seconds(place)
+    found = {}
+    began = cpu_seconds(volume)
     write_noise(path, SIZE_BYTES)
     volume.flush()
     volume.wait_until_quiet()
-    note("write", "put")
+    found["write"] = cpu_seconds(volume) - began
     volume.evict()
-    spent = cpu_seconds(volume)
-    read(path)
-    note("cold read", "get_range")
-    drop_pages(path)
-    read(path)
-    note("warm read")
-    unit = sorted(units)[len(units) // 2]
-    ratios = {what: seconds / unit for what, seconds in costs.items()}
-    stage.tell(f"in references of {unit / gib:.2f} CPU-s/GiB: {ratios}; a GiB asks {requests}")
-    assert {
-        what: ratio for what, ratio in ratios.items() if ratio > CPU_BUDGETS[what] * LEEWAY
-    } == {}
-    assert {
-        verb: count for verb, count in requests.items() if count > REQUEST_BUDGETS[verb] * LEEWAY
-    } == {}
+    for what in ("cold read", "warm read"):
+        drop_pages(path)
+        began = cpu_seconds(volume)
+        read(path)
+        found[what] = cpu_seconds(volume) - began
+    return {what: seconds / unit for what, seconds in found.items()}
 
 
 def test_names_ask_no_account(volume: LiveVolume):
