@@ -23,6 +23,7 @@ from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, Extent
 from aggfs.stores.faulty import FaultKind
 from aggfs.sync.holes import Ranges
 from tests.support.fetching import Ground
+from tests.support.running import flush, make_volume, new_file, running
 from tests.support.stripes import content
 
 INODE = bytes(16)
@@ -259,3 +260,20 @@ async def test_what_is_fetched_past_a_full_disk_has_one_deadline_however_many_st
     with pytest.raises(TooFewFragments):
         await scene.filler.pass_by(scene.target, [(0, SIZE)], scene.filler.deadline())
     assert trio.current_time() - began == 25
+
+
+async def test_who_finds_an_inline_content_missing_looks_again_though_another_has_filled_it(
+    tmp_path: Path,
+) -> None:
+    """Else he would take what he saw, zeros, for what is there."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row, size = await new_file(volume, 1, b"small", b"inline"), len(b"inline")
+        await flush(volume)
+        file, filler = volume.parts.open_files.use(row.number), volume.parts.filler
+        file.sparse.evict(0, size)
+        seen = file.sparse.missing(0, size)
+        assert seen == [(0, size)]
+        assert [filler.fill_inline(file.target, seen) for _ in range(2)] == [True, True]
+        assert bytes(file.sparse.read(0, size)[0]) == b"inline"
+        assert not filler.fill_inline(file.target, [(size, 10)])

@@ -115,17 +115,18 @@ class Filler:
         return [found[block] for block in sorted(found)]
 
     def fill_inline(self, target: Target, missing: Iterable[tuple[int, int]]) -> bool:
-        """Fill what an inline content has; whether there was something to fill."""
+        """Fill what an inline content has; whether some of the missing is of it, and so is here
+        now. Somebody may have been faster: who found it missing must look again all the same."""
         if not any(start < target.kept_bytes for start, _ in missing):
             return False
         content = self._content_of(target.inode)
         if content is None or not content.inline:
             return False
         data = content.inline[: min(target.kept_bytes, target.size())]
-        holes = target.sparse.missing(0, len(data))
+        target.sparse.load(0, len(data))
         target.sparse.fill(0, data)
         target.sparse.settle()
-        return bool(holes)
+        return any(start < len(data) for start, _ in missing)
 
     def read_ahead(self, target: Target, start: int, end: int) -> None:
         """[start, end) is read now: start fetching what its reader will want next, if he reads
