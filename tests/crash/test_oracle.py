@@ -39,6 +39,13 @@ def test_of_an_unsynced_write_any_sector_may_be_there():
     assert fault([*steps, did("fsync")], {"a": A})
 
 
+def test_a_sector_of_an_unsynced_write_may_be_cut_where_another_edit_began_or_ended():
+    """The mark of an edit is kept or lost by itself, and its bytes are."""
+    steps = [*MADE, did("truncate", place=620), did("write", seed=2)]
+    assert not fault(steps, {"a": A[:619] + B[619:620]})
+    assert fault(steps, {"a": A[:618] + B[618:620]})
+
+
 def test_what_a_file_gained_may_be_zeros_only_there():
     steps = [*MADE, did("write", place=1400, seed=2)]
     assert not fault(steps, {"a": A + bytes(1400)})

@@ -2,8 +2,8 @@
 
 The contract that is judged (docs/semantics.md): the names are those after the first so many steps,
 no fewer than were done when the last sync returned; a file has the bytes that its last sync made
-sure, and of each later write any 512 bytes are there or not; a file that took another's name was
-made sure by that. Everything here is pure.
+sure, and of each later write any 512 bytes are there or not, each also cut where another edit
+begins or ends; a file that took another's name was made sure by that. Everything here is pure.
 """
 
 from bisect import bisect_right
@@ -70,7 +70,9 @@ class History:
         zeros_from = min(low for low, _ in sizes)
         writes = [(step.place, step.data) for step in later if step.kind == "write"]
         edges = {0, len(sure), len(found), *(end for pair in sizes for end in pair)}
-        edges |= {edge for at, data in writes for edge in (at, at + len(data))}
+        # Marks and bytes are kept or lost by themselves: what an edit covers that began or ended
+        # within it, or the last byte that a cut left, may be new where the rest is not.
+        edges |= {edge for _, change in self.changes for edge in _ends(change)}
         # The groups of 16 bytes in which something begins or ends are written once more with it.
         cuts = edges | {edge & -GROUP_BYTES for edge in edges}
         cuts |= {(edge + step) & -GROUP_BYTES for edge in edges for step in (-1, GROUP_BYTES - 1)}
@@ -91,6 +93,13 @@ def _difference(found: bytes, sure: bytes) -> str:
         return f"{len(found)} bytes, not {len(sure)}"
     at = next(at for at, (one, other) in enumerate(zip(found, sure, strict=True)) if one != other)
     return f"byte {at} of {len(sure)} is {found[at]}, not {sure[at]}"
+
+
+def _ends(change: Step) -> tuple[int, int]:
+    """Where the local edit that a change makes begins and ends; of a cut that is its last byte."""
+    if change.kind == "truncate":
+        return max(0, change.place - 1), change.place
+    return change.place, change.place + change.length
 
 
 def _within(at: int, data: bytes, start: int) -> bool:
