@@ -192,6 +192,11 @@ class Accounts:
         """Those that take something new."""
         return [account for account in self._accounts.values() if not account.leaving]
 
+    async def prepare(self) -> None:
+        """Let all of them be ready, one after the other, before somebody waits for a read."""
+        for account in list(self._accounts.values()):
+            await account.store.prepare()
+
     async def ask_space(self) -> None:
         """Ask the accounts that can tell how much room they have. Never raises for an account's
         fault: what is not known stays as it was."""

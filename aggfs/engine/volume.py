@@ -176,6 +176,7 @@ class Volume:
                     async with trio.open_nursery() as nursery:
                         self._uploads = nursery
                         flusher = partial(parts.flusher.run, nursery)
+                        nursery.start_soon(parts.accounts.prepare)
                         nursery.start_soon(self.jobs.keep, "uploading", parts.stripes.run)
                         nursery.start_soon(self.jobs.keep, "flushing", flusher)
                         nursery.start_soon(self.jobs.keep, "reading ahead", parts.filler.run)

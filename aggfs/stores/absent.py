@@ -14,7 +14,7 @@ from aggfs.stores.base import Buffer, Capabilities, ObjectInfo, Page, Space
 
 
 class AbsentStore:
-    """Every call but `aclose` raises `Refused` with `reason`."""
+    """Every call that asks the account raises `Refused` with `reason`."""
 
     def __init__(self, place: str, reason: str) -> None:
         self._place = place
@@ -51,6 +51,9 @@ class AbsentStore:
 
     async def space(self) -> Space | None:
         await self._refuse()
+
+    async def prepare(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -85,5 +85,9 @@ class Store(Protocol):
     async def space(self) -> Space | None:
         """The account's own word on its room, None where the driver has none."""
 
+    async def prepare(self) -> None:
+        """Make what the first call would otherwise have to make; asks the account nothing, and
+        raises nothing."""
+
     async def aclose(self) -> None:
         """Give back connections and threads. Never raises."""

@@ -90,6 +90,9 @@ class DirectoryStore:
         """The room of the whole file system, which other accounts may share."""
         return await self._threads.write(self._space)
 
+    async def prepare(self) -> None:
+        """There is nothing to make: what a directory is, each call looks at anew."""
+
     async def aclose(self) -> None:
         """Nothing to give back: no file stays open between calls."""
 

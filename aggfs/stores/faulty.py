@@ -148,6 +148,9 @@ class FaultyStore:
     async def space(self) -> Space | None:
         return (await self._pass("space", self._store.space))[0]
 
+    async def prepare(self) -> None:
+        await self._store.prepare()
+
     async def aclose(self) -> None:
         await self._store.aclose()
 

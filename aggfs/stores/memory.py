@@ -116,5 +116,8 @@ class MemoryStore:
             return None
         return Space(capacity, max(0, capacity - self._objects.used_bytes))
 
+    async def prepare(self) -> None:
+        """There is nothing to make."""
+
     async def aclose(self) -> None:
         """Nothing to give back: the objects stay."""

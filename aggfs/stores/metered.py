@@ -173,6 +173,9 @@ class MeteredStore:
         with self._timed("space"):
             return await self._store.space()
 
+    async def prepare(self) -> None:
+        await self._store.prepare()
+
     async def aclose(self) -> None:
         await self._store.aclose()
 

@@ -179,6 +179,9 @@ class RetryingStore:
     async def space(self) -> Space | None:
         return await self._persist(self._store.space)
 
+    async def prepare(self) -> None:
+        await self._store.prepare()
+
     async def aclose(self) -> None:
         await self._store.aclose()
 

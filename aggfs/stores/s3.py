@@ -164,6 +164,11 @@ class S3Driver:
     def space(self) -> Space | None:
         return None
 
+    def prepare(self) -> None:
+        """Make boto3's client. Where that fails, the first call says why."""
+        with contextlib.suppress(StoreError), self._telling("reach", ""):
+            _ = self._ways
+
     def close(self) -> None:
         """Closes idle connections; a call after this opens new ones."""
         with self._lock:
@@ -177,7 +182,7 @@ class S3Driver:
 
     @property
     def _ways(self) -> "_Ways":
-        """Made at the first call, in a worker thread: it costs a fifth of a second."""
+        """Made once, in a worker thread: it costs a fifth of a second."""
         with self._lock:
             if self._made is None:
                 self._made = _new_ways(self._options)

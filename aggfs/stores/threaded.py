@@ -84,6 +84,8 @@ class Driver(Protocol):
 
     def space(self) -> Space | None: ...
 
+    def prepare(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -166,6 +168,9 @@ class ThreadedStore:
 
     async def space(self) -> Space | None:
         return await self._threads.write(self._driver.space)
+
+    async def prepare(self) -> None:
+        await self._threads.write(self._driver.prepare)
 
     async def aclose(self) -> None:
         """Closes the driver's connections. Calls still running end with errors of their own."""

@@ -212,6 +212,9 @@ class Line:
     async def space(self) -> Space | None:
         return await self._ask("space", "", "", self._cloud.faulty.space)
 
+    async def prepare(self) -> None:
+        """There is nothing to make."""
+
     async def aclose(self) -> None:
         """Nothing to give back."""
 

@@ -394,6 +394,12 @@ async def test_the_probe_passes_and_leaves_nothing_behind(store):
     assert await list_keys(store) == ["ab/ours"]
 
 
+async def test_a_store_may_be_prepared_and_works_as_before(store):
+    await store.prepare()
+    await store.prepare()
+    assert await list_keys(store) == []
+
+
 async def test_a_store_is_closed_more_than_once(store):
     await store.put("ab/key", [b"x"])
     await store.aclose()

@@ -103,8 +103,17 @@ def test_a_server_that_is_off_is_unreachable(options, call):
 
 def test_a_profile_that_is_not_there_is_named(options):
     changes = {"access_key": "", "secret_key": "", "profile": "no-such-profile"}
-    with opened(options, **changes) as driver, pytest.raises(Refused, match="no-such-profile"):
-        driver.get("ab/key")
+    with opened(options, **changes) as driver:
+        driver.prepare()
+        with pytest.raises(Refused, match="no-such-profile"):
+            driver.get("ab/key")
+
+
+def test_what_is_prepared_asks_nothing(options):
+    endpoint = f"http://{HOST}:{free_ports(1)[0]}"
+    with opened(options, endpoint=endpoint) as driver:
+        driver.prepare()
+        assert driver._made is not None
 
 
 @pytest.mark.parametrize("endpoint", ["ftp://host", "http://", "http://h:x", "https://host/path"])

@@ -51,5 +51,8 @@ class DictionaryDriver:
     def space(self):
         return None
 
+    def prepare(self):
+        pass
+
     def close(self):
         pass
