@@ -58,7 +58,8 @@ class Volume:
         os.environ["XDG_CONFIG_HOME"] = str(place / "config")
         os.environ["XDG_STATE_HOME"] = str(place / "state")
         os.environ["XDG_DATA_HOME"] = str(place / "data")
-        named = [f"--account={account}" for account in accounts or self._directories(n)]
+        self.accounts = list(accounts or self._directories(n))
+        named = [f"--account={account}" for account in self.accounts]
         aggfs("init", "bench", "--k", str(k), "--n", str(n), *options, *named)
         self.mount()
 
