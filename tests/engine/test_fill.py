@@ -17,9 +17,10 @@ from aggfs.cache.files import SparseFiles
 from aggfs.coding.cipher import XtsUnit
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
+from aggfs.engine.reading.around import FREE_MISSES
 from aggfs.engine.reading.fill import RUNS_AHEAD, Filler, Target
 from aggfs.errors import TooFewFragments
-from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, Extent
+from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Extent
 from aggfs.stores.faulty import FaultKind
 from aggfs.sync.holes import Ranges
 from tests.support.fetching import Ground
@@ -84,9 +85,9 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     await database.close()
 
 
-async def test_a_random_read_asks_for_k_cells_of_its_own_block(scene):
+async def test_the_first_random_reads_ask_for_k_cells_of_their_own_block(scene):
     chance = random.Random(1)
-    places = [chance.randrange(SIZE // 4096) * 4096 for _ in range(10)]
+    places = [chance.randrange(SIZE // 4096) * 4096 for _ in range(FREE_MISSES)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.filler.run)
         await wait_all_tasks_blocked()
@@ -98,6 +99,50 @@ async def test_a_random_read_asks_for_k_cells_of_its_own_block(scene):
     assert scene.ground.requests == scene.ground.k * len(touched)
     lengths = {length for store in scene.ground.counters for _, length in store.ranges}
     assert lengths == {scene.ground.cell_bytes(row, 0)}
+
+
+async def test_who_reads_here_and_there_is_brought_the_stripes_that_he_reads_in(
+    scene, patient_clock
+):
+    scene.ground.break_all(FaultKind.SLOW, range(5), seconds=0.1)
+    free = [2 * number * BLOCK_BYTES for number in range(FREE_MISSES)]
+    places = [number * STRIPE_BYTES for number in range(1, STRIPES)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.filler.run)
+        await wait_all_tasks_blocked()
+        for place in (*free, *places):
+            assert await scene.read(place, place + 4096) == DATA[place : place + 4096]
+            await settled(scene)
+        nursery.cancel_scope.cancel()
+    missing = scene.target.sparse.missing(0, STRIPE_BYTES)
+    assert [start for start, _ in missing] == [place + BLOCK_BYTES for place in free]
+    assert scene.target.sparse.missing(STRIPE_BYTES, SIZE) == []
+    rest = SIZE - STRIPE_BYTES
+    assert scene.target.sparse.read(STRIPE_BYTES, rest)[0] == DATA[STRIPE_BYTES:]
+    # What comes beside a read is asked for in one piece.
+    assert scene.ground.requests == scene.ground.k * (len(free) + 2 * len(places))
+
+
+async def test_on_a_slow_line_no_stripe_is_tried_after_the_first(scene, patient_clock):
+    scene.ground.break_all(FaultKind.SLOW, range(5), seconds=0.95)
+    tried = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.filler.run)
+        await wait_all_tasks_blocked()
+        for number in range(FREE_MISSES + 2):
+            place = number % STRIPES * STRIPE_BYTES + number * BLOCK_BYTES
+            assert await scene.read(place, place + 4096) == DATA[place : place + 4096]
+            tried.append(bool(scene.target.under_way))
+            await settled(scene)
+        nursery.cancel_scope.cancel()
+    assert tried == [False] * FREE_MISSES + [True, False]
+
+
+async def settled(scene: Scene) -> None:
+    """Nothing is under way any more."""
+    with trio.fail_after(60):
+        while scene.target.under_way:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.1)
 
 
 async def test_wants_that_overlap_are_fetched_once(scene):
@@ -131,9 +176,7 @@ async def test_a_reader_in_order_finds_the_next_stripe_here_though_accounts_are_
         nursery.start_soon(scene.filler.run)
         await wait_all_tasks_blocked()
         await scene.read(0, 2 * BLOCK_BYTES)
-        with trio.fail_after(60):
-            while scene.target.under_way:  # noqa: ASYNC110 - nobody tells
-                await trio.sleep(0.5)
+        await settled(scene)
         assert not scene.target.sparse.missing(0, 2 * STRIPE_BLOCKS * BLOCK_BYTES)
         nursery.cancel_scope.cancel()
 

@@ -24,6 +24,11 @@ class ReadAhead:
         self._reached = 0
         self._window = 1
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether the last reads followed each other."""
+        return self._read_bytes >= SEQUENTIAL_BYTES
+
     def wanted(self, start: int, end: int) -> tuple[int, int] | None:
         """[start, end) is read now: the blocks (first, stop) that should be on their way, or
         None while nothing is to be done. They begin with those of the read itself."""
@@ -33,7 +38,7 @@ class ReadAhead:
             self._position = start
         self._read_bytes += max(0, end - max(start, self._position))  # what is skipped is not read
         self._position = max(self._position, end)
-        if self._read_bytes < SEQUENTIAL_BYTES:
+        if not self.reads_on:
             return None
         first = max(self._reached, start // BLOCK_BYTES)
         stop = -(-self._position // BLOCK_BYTES) + self._window * STRIPE_BLOCKS

@@ -110,7 +110,11 @@ class Files:
         """None: the file has another content now, which may be longer or shorter."""
         while True:
             sparse = file.sparse
-            await self._fill_all(file, sparse.missing(offset, end), until)
+            missing = sparse.missing(offset, end)
+            if missing:
+                await self._fill_all(file, missing, until)
+            else:
+                file.target.around.found()
             if file.sparse is not sparse:
                 return None
             if end - offset <= REQUEST_BYTES:
@@ -157,10 +161,11 @@ class Files:
         )
 
     async def _fill_all(self, file: OpenFile, missing: list[tuple[int, int]], until: float) -> None:
-        if missing and not self._filler.fill_inline(file.target, missing):
-            sources = self._filler.sources(file.target, missing)
-            if sources:
-                await self._filler.fill(file.target, sources, until)
+        if self._filler.fill_inline(file.target, missing):
+            return
+        sources = self._filler.sources(file.target, missing)
+        if sources:
+            await self._filler.fill(file.target, sources, until)
 
     # --- writing ------------------------------------------------------------------------------
 

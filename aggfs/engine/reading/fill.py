@@ -28,8 +28,9 @@ from aggfs.cache.landing import LandingMemory
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.unitfile import disk_refusal
 from aggfs.engine.reading.ahead import ReadAhead
+from aggfs.engine.reading.around import Around
 from aggfs.engine.reading.fetch import Fetcher, Run
-from aggfs.engine.reading.neighbours import Neighbours
+from aggfs.engine.reading.neighbours import Neighbours, are_small
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, TooFewFragments
 from aggfs.formats.fragment import Kind
@@ -38,6 +39,9 @@ from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Content, Exten
 from aggfs.threads import in_thread, list_in_slices
 
 RUNS_AHEAD = 6
+STRIPES_AROUND = 2
+AROUND_SECONDS = 1.0  # a stripe that takes longer is in its readers' way,
+SLOW_SECONDS = 60.0  # and so would others be
 COURTESY_SECONDS = 0.1
 LANDINGS = 2
 LANDED_KEPT = 8  # what is read ahead of one reader, and what he reads
@@ -70,6 +74,7 @@ class Target:
     size: Callable[[], int]
     under_way: dict[int, Arrival] = field(default_factory=dict)
     ahead: ReadAhead = field(default_factory=ReadAhead)
+    around: Around = field(default_factory=Around)
 
 
 class Filler:
@@ -91,6 +96,8 @@ class Filler:
         self._content_of = content_of
         self._readers_ahead: trio.Nursery | None = None
         self._runs_ahead = 0
+        self._stripes_around = 0
+        self._slow_until = -math.inf
         self._landing = trio.Semaphore(LANDINGS)
         self._memory = LandingMemory(STRIPE_BYTES, count=LANDINGS + LANDED_KEPT)
 
@@ -164,6 +171,45 @@ class Filler:
         finally:
             self._runs_ahead -= 1
 
+    def _bring_around(self, target: Target, missed: Extent) -> None:
+        """Start fetching the rest of the stripe that these blocks are of, if that is worth it."""
+        nursery = self._readers_ahead
+        if nursery is None or target.ahead.reads_on or not target.around.missed():
+            return
+        if self._stripes_around >= STRIPES_AROUND or trio.current_time() < self._slow_until:
+            return
+        state = self._blocks.stripe(missed.sid)
+        if state is None or are_small(state.row):
+            return
+        first = max(0, missed.block - missed.index)
+        stop = missed.block - missed.index + len(state.row.sealed_bytes)
+        missing = target.sparse.missing(first * BLOCK_BYTES, stop * BLOCK_BYTES)
+        runs = [
+            (run, self._expect(target, run))
+            for extent in self.sources(target, missing)
+            if extent.sid == missed.sid
+            for run in _cut(extent, dict(target.under_way))
+            if run.block not in target.under_way
+        ]
+        if runs:
+            target.around.brought()
+            self._stripes_around += 1
+            nursery.start_soon(self._fetch_around, target, runs)
+
+    async def _fetch_around(self, target: Target, runs: Sequence[tuple[Extent, Arrival]]) -> None:
+        """Where lines are slow, give up: readers need them for themselves."""
+        for _, arrival in runs:
+            arrival.patient = True
+        try:
+            with trio.move_on_after(AROUND_SECONDS) as moment:
+                await self._fetch_all(target, runs)
+            if moment.cancelled_caught:
+                self._slow_until = trio.current_time() + SLOW_SECONDS
+        except AggfsError as error:  # a reader who waits hears of it; the next one tries again
+            logger.info("reading around failed: %s", error)
+        finally:
+            self._stripes_around -= 1
+
     def deadline(self) -> float:
         """Until when a reader who comes now may wait, however often he has to look again."""
         return self._fetcher.deadline()
@@ -178,6 +224,7 @@ class Filler:
             for arrival in others:
                 arrival.wanted.set()
             if mine:
+                self._bring_around(target, mine[0][0])
                 with self._missed.work():
                     await self._fetch_all(target, mine, until)
             await self._wait_for(others, until)
