@@ -35,9 +35,9 @@ class Amount:
     limit_seconds: float  # for what has an end
 
 
-SHORT = Amount(96 * MIB, (200,), 500, 1.5, 4.0)
-FULL = Amount(384 * MIB, (1000, 10_000), 5000, 3.0, 15.0)
-AGAIN = Amount(384 * MIB, (1000,), 0, 3.0, 15.0)  # what is done once more for the spread
+SHORT = Amount(96 * MIB, (200,), 500, 3.0, 4.0)
+FULL = Amount(384 * MIB, (1000, 10_000), 5000, 10.0, 15.0)
+AGAIN = Amount(384 * MIB, (1000,), 0, 10.0, 15.0)  # what is done once more for the spread
 
 
 class Bill:
