@@ -35,6 +35,7 @@ class SparseFiles:
         self._table = database.table(TABLE)
         self._new_ranges = new_ranges
         self._known: set[tuple[int, int]] = set()
+        self._synced: set[tuple[int, int]] = set()  # of these, with nothing left to sync
         self._lingering: dict[tuple[int, int], SparseFile] = {}
         self._doomed: dict[tuple[int, int], bool] = {}  # whether that is committed
         self._purging = threading.Lock()
@@ -82,7 +83,10 @@ class SparseFiles:
             trusted=(number, generation) in self._known,
             zeros_may_be_holes=raw.encrypted or self._zeros_may_be_holes,
         )
+        if not raw.empty and (number, generation) not in self._synced:
+            file.syncing.needed = True  # whoever wrote it need not have synced it
         self._known.discard((number, generation))
+        self._synced.discard((number, generation))
         return file
 
     def close(self, file: SparseFile) -> None:
@@ -97,6 +101,8 @@ class SparseFiles:
             return
         file.close()
         self._known.add(key)
+        if not file.syncing.pending:
+            self._synced.add(key)
 
     def _close_lingering(self, key: tuple[int, int], file: SparseFile) -> None:
         if self._lingering.get(key) is file:
@@ -112,6 +118,7 @@ class SparseFiles:
     def remove_unopened(self, number: int, generation: int) -> None:
         """Loop: as `remove`, of one that is not open."""
         self._known.discard((number, generation))
+        self._synced.discard((number, generation))
         self._lingering.pop((number, generation), None)
         CleanSums(self._table, number, generation).discard()
         self._doomed[number, generation] = False

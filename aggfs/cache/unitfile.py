@@ -131,6 +131,11 @@ class UnitFile:
         """Whether bytes never written can be told from zeros that were."""
         return self._cipher is not None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever written to it."""
+        return os.fstat(self._descriptor).st_size == 0
+
     def __del__(self) -> None:
         os.close(self._descriptor)
 

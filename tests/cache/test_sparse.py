@@ -639,6 +639,25 @@ def test_a_closed_file_whose_marks_wait_for_a_commit_is_given_out_again(state):
 # --- the disk -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("crashed", [False, True])
+def test_what_was_not_synced_when_it_was_closed_is_to_be_synced_still(state, crashed):
+    """Its bytes may be clean by then: an edit over them that a loss of power takes back, but for
+    its mark, would show what was there before them."""
+    file = state.open()
+    assert not file.syncing.pending
+    file.write(0, DATA)
+    release(file, len(DATA))
+    state.database.commit_now()
+    state.files.close(file)
+    if crashed:
+        state.crash()
+    file = state.open(len(DATA))
+    assert file.syncing.pending
+    file.sync()
+    state.files.close(file)
+    assert not state.open(len(DATA)).syncing.pending
+
+
 def test_after_a_failed_sync_no_sync_succeeds(state, tmp_path):
     file = state.open()
     file.write(0, b"x")

@@ -187,6 +187,29 @@ async def test_an_edit_over_bytes_that_only_the_accounts_have_for_certain_waits_
         assert sparse._raw.raw(0, 3000) != before
 
 
+async def test_what_an_earlier_run_wrote_is_on_the_disk_before_an_edit_over_it(
+    tmp_path: Path,
+) -> None:
+    """Nobody remembers that its bytes may be in the kernel's pages only."""
+    place = await make_volume(tmp_path)
+    synced: list[str] = []
+    fdatasync = os.fdatasync
+
+    def syncing(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fdatasync(descriptor)
+
+    async with running(place.config, place.state) as volume:
+        await new_file(volume, 1, b"file", content(3 * BLOCK_BYTES, 1))
+        await flush(volume)
+    async with running(place.config, place.state) as volume:
+        row = volume.namespace.lookup(1, b"file")
+        name = f"{row.number:016x}.{row.generation:x}"
+        with mock.patch.object(os, "fdatasync", syncing):
+            await write(volume, row, 100, b"new")
+    assert name in synced
+
+
 async def test_an_edit_waits_for_a_sync_that_another_has_begun(tmp_path: Path) -> None:
     """What the sync is about is not on the disk before it has ended."""
     place, answered = await make_volume(tmp_path), threading.Event()
