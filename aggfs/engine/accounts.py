@@ -23,6 +23,7 @@ TABLES = ("ledger", "objects")
 FIRST_LATENCY_SECONDS = 0.02
 LATENCY_WEIGHT = 0.2
 SPACE_SECONDS = 10.0
+PUT_SECONDS, PUT_LIMIT_SECONDS = 60.0, 480.0
 FULL_SECONDS = 300.0
 NEVER = -math.inf
 
@@ -103,6 +104,7 @@ class Account:
     used_when_asked: int = 0
     foreign_bytes: int = 0
     leaving: bool = False
+    put_seconds: float = PUT_SECONDS
     arrivals: Arrivals = field(default_factory=Arrivals)
 
     @property
@@ -132,6 +134,15 @@ class Account:
         """What was full for a while may have room again: the next put will tell."""
         if self.full and trio.current_time() - self.full_at >= FULL_SECONDS:
             self.full = False
+
+    def put_ended(self, seconds: float, *, in_time: bool) -> None:
+        """A put took so long, or was given up after that. On a slow line the next one gets more
+        time: else none would ever end."""
+        if in_time:
+            self.put_seconds = max(PUT_SECONDS, 3 * seconds, 0.9 * self.put_seconds)
+        else:
+            self.put_seconds *= 2
+        self.put_seconds = min(self.put_seconds, PUT_LIMIT_SECONDS)
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
         """Put an object. Raises as its store does; `arrivals` knows what may come of that."""

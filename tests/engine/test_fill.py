@@ -19,6 +19,7 @@ from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
 from aggfs.engine.reading.around import FREE_MISSES
 from aggfs.engine.reading.fill import RUNS_AHEAD, Filler, Target
+from aggfs.engine.reading.reach import FIRST_BLOCKS
 from aggfs.errors import TooFewFragments
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Extent
 from aggfs.stores.faulty import FaultKind
@@ -175,9 +176,21 @@ async def test_a_reader_in_order_finds_the_next_stripe_here_though_accounts_are_
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.filler.run)
         await wait_all_tasks_blocked()
-        await scene.read(0, 2 * BLOCK_BYTES)
-        await settled(scene)
+        for start in (0, 2, 4, 6):  # then it is known what the accounts carry
+            await scene.read(start * BLOCK_BYTES, (start + 2) * BLOCK_BYTES)
+            await settled(scene)
         assert not scene.target.sparse.missing(0, 2 * STRIPE_BLOCKS * BLOCK_BYTES)
+        nursery.cancel_scope.cancel()
+
+
+async def test_on_a_slow_line_no_more_is_read_ahead_than_comes_soon(scene, patient_clock):
+    scene.ground.break_all(FaultKind.SLOW, range(5), seconds=2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.filler.run)
+        await wait_all_tasks_blocked()
+        for start in range(STRIPE_BLOCKS):
+            await scene.read(start * BLOCK_BYTES, (start + 1) * BLOCK_BYTES)
+            assert len(scene.target.under_way) <= FIRST_BLOCKS
         nursery.cancel_scope.cancel()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from aggfs.engine.accounts import Account
+from aggfs.engine.accounts import PUT_LIMIT_SECONDS, PUT_SECONDS, Account
 from aggfs.engine.writing.upload import LITTLE_PATIENCE_SECONDS, PATIENCE_SECONDS, Parcel, put_all
 from aggfs.errors import Unreachable
 from aggfs.model import AccountId
@@ -57,3 +57,31 @@ async def test_an_account_that_is_back_is_healthy_again(autojump_clock):
     stored, _ = await put(back, enough=0)
     assert stored == {"c"}
     assert back.healthy
+
+
+async def test_a_line_that_needs_longer_gets_longer_the_next_time(autojump_clock):
+    slow = account("c")
+    slow.store.inject(Fault(FaultKind.SLOW, seconds=1.5 * PUT_SECONDS))
+    stored, seconds = await put(slow, enough=1)
+    assert (stored, seconds) == (set(), pytest.approx(PUT_SECONDS))
+    stored, seconds = await put(slow, enough=1)
+    assert (stored, seconds) == ({"c"}, pytest.approx(1.5 * PUT_SECONDS))
+
+
+async def test_however_often_an_account_hangs_the_wait_has_an_end(autojump_clock):
+    hanging = account("c", hangs=True)
+    for _ in range(20):
+        _, seconds = await put(hanging, enough=1)
+    assert seconds == pytest.approx(PUT_LIMIT_SECONDS)
+
+
+async def test_an_account_that_is_quick_again_is_waited_for_as_before(autojump_clock):
+    back = account("c")
+    back.store.inject(Fault(FaultKind.HANG))
+    await put(back, enough=1)
+    back.store.heal()
+    for _ in range(10):
+        await put(back, enough=1)
+    back.store.inject(Fault(FaultKind.HANG))
+    _, seconds = await put(back, enough=1)
+    assert seconds == pytest.approx(PUT_SECONDS)

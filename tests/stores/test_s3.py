@@ -430,6 +430,31 @@ def test_a_refusal_that_comes_before_the_body_was_sent_is_heard(options):
         thread.join()
 
 
+def test_a_timeout_is_not_for_all_of_a_body_that_goes_on_slowly(options):
+    """As on a line that needs a minute for a fragment: there is no end while bytes leave."""
+    body = bytes(6 << 20)  # more than the kernel takes from us at once
+    with socket.create_server((HOST, 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+
+        def take_slowly():
+            connection, _ = listener.accept()
+            with connection:
+                left = len(body)
+                data = connection.recv(16384)
+                left -= len(data.partition(b"\r\n\r\n")[2])
+                while left > 0:
+                    time.sleep(0.01)  # this is the line
+                    left -= len(connection.recv(16384))
+                connection.sendall(http(200))
+
+        thread = threading.Thread(target=take_slowly)
+        thread.start()
+        endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
+        with opened(options, endpoint=endpoint, connect_seconds=0.6) as driver:
+            driver.put("ab/key", body)
+        thread.join()
+
+
 def test_a_success_that_turns_into_an_error_is_none(options):
     answer = http(200, b'<?xml version="1.0"?><Error><Code>InternalError</Code></Error>')
     with (

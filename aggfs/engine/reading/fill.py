@@ -31,6 +31,7 @@ from aggfs.engine.reading.ahead import ReadAhead
 from aggfs.engine.reading.around import Around
 from aggfs.engine.reading.fetch import Fetcher, Run
 from aggfs.engine.reading.neighbours import Neighbours, are_small
+from aggfs.engine.reading.reach import Reach
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, TooFewFragments
 from aggfs.formats.fragment import Kind
@@ -95,7 +96,8 @@ class Filler:
         self._blocks = blocks
         self._content_of = content_of
         self._readers_ahead: trio.Nursery | None = None
-        self._runs_ahead = 0
+        self._runs_ahead = self._blocks_ahead = 0
+        self._reach = Reach()
         self._stripes_around = 0
         self._slow_until = -math.inf
         self._landing = trio.Semaphore(LANDINGS)
@@ -150,12 +152,15 @@ class Filler:
         for extent in self.sources(target, missing):
             if extent.block >= stop:
                 break
-            for run in _cut(extent, target.under_way):
+            longest = min(STRIPE_BLOCKS, self._reach.blocks)
+            for run in _cut(extent, target.under_way, longest):
                 if run.block in target.under_way:
                     continue
-                if self._runs_ahead >= RUNS_AHEAD:
+                far = self._blocks_ahead + run.count > self._reach.blocks
+                if self._runs_ahead >= RUNS_AHEAD or (far and self._blocks_ahead):
                     return
                 self._runs_ahead += 1
+                self._blocks_ahead += run.count
                 arrival = self._expect(target, run)
                 arrival.patient = True
                 nursery.start_soon(self._fetch_ahead, target, run, arrival)
@@ -170,6 +175,7 @@ class Filler:
             logger.info("reading ahead failed: %s", error)
         finally:
             self._runs_ahead -= 1
+            self._blocks_ahead -= run.count
 
     def _bring_around(self, target: Target, missed: Extent) -> None:
         """Start fetching the rest of the stripe that these blocks are of, if that is worth it."""
@@ -188,7 +194,7 @@ class Filler:
             (run, self._expect(target, run))
             for extent in self.sources(target, missing)
             if extent.sid == missed.sid
-            for run in _cut(extent, dict(target.under_way))
+            for run in _cut(extent, dict(target.under_way), STRIPE_BLOCKS)
             if run.block not in target.under_way
         ]
         if runs:
@@ -249,7 +255,7 @@ class Filler:
         mine: list[tuple[Extent, Arrival]] = []
         others: list[Arrival] = []
         for extent in extents:
-            for run in _cut(extent, target.under_way):
+            for run in _cut(extent, target.under_way, STRIPE_BLOCKS):
                 arrival = target.under_way.get(run.block)
                 if arrival is None:
                     mine.append((run, self._expect(target, run)))
@@ -337,7 +343,9 @@ class Filler:
             if arrival.patient:
                 await self._let_readers_go(arrival)
             land = partial(self._land, place, run.block)
+            mark = self._reach.began(trio.current_time())
             await self._fetcher.blocks(self._run_of(run), land, until)
+            self._reach.came(mark, trio.current_time(), run.count)
         except AggfsError as error:
             if target.sparse is place.sparse:  # else the file began anew, and nobody wants these
                 arrival.error = error
@@ -394,15 +402,15 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-def _cut(extent: Extent, under_way: dict[int, Arrival]) -> Iterable[Extent]:
-    """An extent as runs of at most a stripe, apart where blocks are under way already."""
+def _cut(extent: Extent, under_way: dict[int, Arrival], longest: int) -> Iterable[Extent]:
+    """An extent as runs of at most so many blocks, apart where some are under way already."""
     start = extent.block
     while start < extent.block + extent.count:
         stop = start + 1
         arrival = under_way.get(start)
         while (
             stop < extent.block + extent.count
-            and stop - start < STRIPE_BLOCKS
+            and stop - start < longest
             and under_way.get(stop) is arrival
         ):
             stop += 1

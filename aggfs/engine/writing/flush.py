@@ -24,6 +24,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.pool import Pool, Shelf
 from aggfs.engine.works import Works
 from aggfs.engine.writing.capture import Capture, FrozenFile
+from aggfs.engine.writing.lanes import LANES_LIMIT
 from aggfs.engine.writing.stripes import Stripes
 from aggfs.errors import AggfsError, Damaged, LocalDiskFailed, NoSpace
 from aggfs.formats.fragment import Kind
@@ -38,7 +39,7 @@ SHELF_BYTES = STRIPE_BYTES + 64 * 1024
 TICK_SECONDS = 0.5
 SLOT_SECONDS = 5.0
 ROOM_SECONDS = 60.0
-SCRATCHES = 6
+SCRATCHES = LANES_LIMIT + SEALERS + 1
 READ_BLOCKS = 4
 ZEROS = bytes(BLOCK_BYTES)
 logger = logging.getLogger(__name__)

@@ -26,7 +26,6 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.coding.remake import is_of_use, made_together, make_again, needed_count
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.writing.holds import Holds
-from aggfs.engine.writing.upload import PUT_SECONDS
 from aggfs.errors import Damaged, NotFound, StoreError, TooFewFragments, Unreachable
 from aggfs.formats.record import Buffer
 from aggfs.threads import in_thread
@@ -252,7 +251,7 @@ class Repairs:
             decode.check_cell(self._keys, row, index, block, cell)
 
     async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
-        with _noting(account), trio.fail_after(PUT_SECONDS):
+        with _noting(account), trio.fail_after(account.put_seconds):
             await account.put(self._name(self._state(sid), index, account), pieces)
         self._bad.discard((sid, index))
         self._made.setdefault((sid, index), Patience())

@@ -23,6 +23,7 @@ from aggfs.coding.keys import VolumeKeys
 from aggfs.engine.accounts import Account, Accounts
 from aggfs.engine.jobs import is_final, of_ours
 from aggfs.engine.pool import Pool
+from aggfs.engine.writing.lanes import LANES_LIMIT, Lanes
 from aggfs.engine.writing.upload import Parcel, Spreading, put_all
 from aggfs.errors import AggfsError, LocalDiskFailed, NoSpace, Unreachable
 from aggfs.formats.record import Buffer
@@ -35,8 +36,7 @@ from aggfs.threads import in_slices, in_thread
 RETRY_SECONDS = 1.0
 RETRY_LIMIT_SECONDS = 30.0
 PRESSED_SECONDS = 5.0
-JOBS = 3
-JOBS_BEHIND = 2  # of these, catching up: a new stripe always finds a place soon
+LANES_BEHIND = 2  # for catching up: a new stripe always finds a place soon
 ROUND = 64
 LOOKED_AT = 1000
 Plan = TypeVar("Plan")
@@ -92,8 +92,9 @@ class Stripes:
         self._database = database
         self._policy = policy
         self._announce = announce
-        self._scratches = Pool(codec.Scratch, count=JOBS)
-        self._behind = trio.CapacityLimiter(JOBS_BEHIND)
+        self._scratches = Pool(codec.Scratch, count=LANES_LIMIT)
+        self._lanes = Lanes()
+        self._behind = trio.CapacityLimiter(LANES_BEHIND)
         self._busy: set[bytes] = set()
         self._changed = trio.Event()
         self._pressed = trio.Event()
@@ -207,7 +208,7 @@ class Stripes:
     async def wait_for_slot(self, seconds: float) -> bool:
         """Whether a send could begin within so many seconds."""
         with trio.move_on_after(seconds):
-            while len(self._busy) >= JOBS:
+            while len(self._busy) >= self._lanes.count:
                 await self.wait_change()
             return True
         return False
@@ -284,7 +285,7 @@ class Stripes:
                 left.discard(parcel.index)
                 self._confirm(sid, parcel.index)
 
-            await put_all(parcels, stored, lambda: self._can_be_read(sid))
+            self._lanes.took(await put_all(parcels, stored, lambda: self._can_be_read(sid)))
             self._check_stored(sid)
             if not left:
                 return

@@ -15,7 +15,6 @@ from aggfs.errors import StoreError, Unreachable
 from aggfs.model import Layout, spare
 from aggfs.stores.base import Buffer
 
-PUT_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0  # an account that is silent for so long is paused after a few times
 LITTLE_PATIENCE_SECONDS = 2.0
 
@@ -109,8 +108,8 @@ async def put_all(
     parcels: Sequence[Parcel],
     on_stored: Callable[[Parcel], None],
     enough: Callable[[], bool],
-) -> None:
-    """Put every parcel; returns when each was stored, failed, or is too late.
+) -> float:
+    """Put every parcel; returns when each was stored, failed, or is too late: after how long.
 
     Once `enough` are stored, the rest get three times as long as it took until then, and are
     left to be caught up with: a hanging account must not hold the others up. Accounts that did
@@ -144,16 +143,20 @@ async def put_all(
         for parcel in waiting.values():
             if parcel.account.healthy:
                 parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
+    return trio.current_time() - began
 
 
 async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
+    account, began = parcel.account, trio.current_time()
+    seconds = account.put_seconds
     try:
-        with trio.move_on_after(PUT_SECONDS) as scope:
-            await parcel.account.put(parcel.key, parcel.pieces)
+        with trio.move_on_after(seconds) as scope:
+            await account.put(parcel.key, parcel.pieces)
+        account.put_ended(trio.current_time() - began, in_time=not scope.cancelled_caught)
         if scope.cancelled_caught:
-            raise Unreachable(f"account {parcel.account.name} took longer than {PUT_SECONDS:.0f} s")
+            raise Unreachable(f"account {account.name} took longer than {seconds:.0f} s")
     except StoreError as error:
-        parcel.account.failed(error)
+        account.failed(error)
     else:
-        parcel.account.answered()
+        account.answered()
         on_stored(parcel)
