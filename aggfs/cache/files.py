@@ -53,13 +53,15 @@ class SparseFiles:
     ) -> SparseFile:
         """Loop: open or create. `size` is the file's size as the database has it: local edits
         beyond it were never acknowledged. `cipher` is the same every time for this number.
-        Raises OSError, UnknownVersion.
+        Raises OSError, UnknownVersion; Busy for what is to go and may come back still.
         """
         lingering = self._lingering.pop((number, generation), None)
         if lingering is not None:
             return lingering
-        if (number, generation) in self._doomed:  # left behind by a death, and given again
-            with self._purging:
+        if (number, generation) in self._doomed:
+            if not self._doomed[number, generation]:
+                raise Busy("this file is gone")
+            with self._purging:  # left behind by a death, and given again
                 self._delete(number, generation)
         raw = UnitFile.open(self._paths(number, generation)[0], cipher)
         return self.open_as(number, generation, raw, size=size)
@@ -83,8 +85,9 @@ class SparseFiles:
             trusted=(number, generation) in self._known,
             zeros_may_be_holes=raw.encrypted or self._zeros_may_be_holes,
         )
-        if not raw.empty and (number, generation) not in self._synced:
-            file.syncing.needed = True  # whoever wrote it need not have synced it
+        if raw.is_longer_than(0) and (number, generation) not in self._synced:
+            # Whoever wrote to it, or cut it, need not have synced it.
+            file.syncing.needed = file.syncing.cut = True
         self._known.discard((number, generation))
         self._synced.discard((number, generation))
         return file
@@ -115,13 +118,13 @@ class SparseFiles:
         file.retire()
         self.remove_unopened(file.number, file.generation)
 
-    def remove_unopened(self, number: int, generation: int) -> None:
-        """Loop: as `remove`, of one that is not open."""
+    def remove_unopened(self, number: int, generation: int, *, committed: bool = False) -> None:
+        """Loop: as `remove`, of one that is not open. `committed`: no row knew it at the start."""
         self._known.discard((number, generation))
         self._synced.discard((number, generation))
         self._lingering.pop((number, generation), None)
         CleanSums(self._table, number, generation).discard()
-        self._doomed[number, generation] = False
+        self._doomed[number, generation] = committed
         self._database.after_commit(lambda: self._may_go(number, generation))
 
     def _may_go(self, number: int, generation: int) -> None:

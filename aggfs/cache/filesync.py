@@ -11,7 +11,8 @@ from aggfs.errors import LocalDiskFailed
 class FileSync:
     """Syncs one sparse file, one at a time, and never again once that failed.
 
-    `needed` is set, with the file's lock held, by whoever changed something that must survive.
+    `needed` is set, with the file's lock held, by whoever changed something that must survive;
+    `cut` by who took bytes away that a loss of power may bring back.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class FileSync:
         self._failed = False
         self._running = threading.Lock()
         self.needed = bool(sidecar.marked)
+        self.cut = False
 
     @property
     def pending(self) -> bool:
@@ -41,7 +43,7 @@ class FileSync:
             if self._failed:
                 raise LocalDiskFailed("a sync of this file failed before")
             with self._lock:
-                needed, self.needed = self.needed, False
+                needed, self.needed, self.cut = self.needed, False, False
             if not needed:
                 return
             try:

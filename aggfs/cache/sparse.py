@@ -82,7 +82,7 @@ class SparseFile:
         presence.admit_dirty(marked, proven=trusted or not self._raw.encrypted)
         recorded_end = self._rows.end()
         presence.recorded = recorded_end > 0
-        if max(recorded_end, marked.end) > size:
+        if max(recorded_end, marked.end) > size or self._raw.is_longer_than(size):
             self.cut(size)
 
     # --- what is here -------------------------------------------------------------------------
@@ -313,19 +313,19 @@ class SparseFile:
         with self._lock:
             self._assert_open()
             self._removals += 1
-            presence = self._presence
             try:
                 if self._frozen is not None and size < self._frozen.size:
                     self._frozen.spare(size, self._frozen.size)
                     self._frozen.newer.add(size, FOR_EVER)
                 self._prove(size, size + 1)
                 self._version += 1
+                self.syncing.needed = self.syncing.cut = True
                 self._sidecar.unmark(self._sidecar.marked.intersect(size, FOR_EVER))
                 self._raw.cut(size)
             except OSError as error:
                 raise disk_refusal(error) from error
-            presence.cut(size)
-            if presence.recorded:
+            self._presence.cut(size)
+            if self._presence.recorded:
                 self._rows.cut(size)
 
     def evict(self, start: int, end: int) -> Pairs:

@@ -131,10 +131,9 @@ class UnitFile:
         """Whether bytes never written can be told from zeros that were."""
         return self._cipher is not None
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was ever written to it."""
-        return os.fstat(self._descriptor).st_size == 0
+    def is_longer_than(self, size: int) -> bool:
+        """Whether something lies behind what belongs to so many bytes."""
+        return os.fstat(self._descriptor).st_size > group_of(0, size, self.granule)[1]
 
     def __del__(self) -> None:
         os.close(self._descriptor)

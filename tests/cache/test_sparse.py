@@ -639,6 +639,50 @@ def test_a_closed_file_whose_marks_wait_for_a_commit_is_given_out_again(state):
 # --- the disk -------------------------------------------------------------------------------------
 
 
+def test_what_is_to_go_stays_until_that_is_committed(state):
+    """Should the machine die before, the file is there still, and must have its bytes."""
+    file = state.open()
+    file.write(0, DATA)
+    file.sync()
+    state.database.commit_now()
+    state.files.remove(file)
+    with pytest.raises(Busy):
+        state.open()
+    state.files.purge()
+    assert state.data_path.exists()
+    state.crash()
+    assert state.open(len(DATA)).read(0, len(DATA)) == (DATA, [])
+
+
+def test_what_was_cut_off_does_not_come_back_where_the_cut_was_lost(state):
+    """The smaller size is durable, the cut of the file is not; then it is made longer again."""
+    file = state.open()
+    file.write(0, DATA)
+    file.sync()
+    state.database.commit_now()
+    before = state.data_path.read_bytes()
+    file.cut(100)
+    release(file, 100)
+    state.database.commit_now()
+    state.leave()
+    state.data_path.write_bytes(before)
+    state.start()
+    file = state.open(100)
+    assert state.data_path.stat().st_size < 200
+    assert file.syncing.cut, "an edit over it waits until that is on the disk"
+
+
+def test_a_cut_is_to_be_synced_before_the_next_edit(state):
+    file = state.open()
+    file.write(0, DATA)
+    file.sync()
+    file.cut(100)
+    assert file.syncing.pending
+    assert file.syncing.cut
+    file.sync()
+    assert not file.syncing.cut
+
+
 @pytest.mark.parametrize("crashed", [False, True])
 def test_what_was_not_synced_when_it_was_closed_is_to_be_synced_still(state, crashed):
     """Its bytes may be clean by then: an edit over them that a loss of power takes back, but for

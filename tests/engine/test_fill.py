@@ -18,8 +18,9 @@ from aggfs.coding.cipher import XtsUnit
 from aggfs.engine import accounts as account_tables
 from aggfs.engine.accounts import Ledger
 from aggfs.engine.reading.around import FREE_MISSES
-from aggfs.engine.reading.fill import RUNS_AHEAD, Filler, Target
+from aggfs.engine.reading.fill import RUNS_AHEAD, Filler
 from aggfs.engine.reading.reach import FIRST_BLOCKS
+from aggfs.engine.reading.target import Target
 from aggfs.errors import TooFewFragments
 from aggfs.model import BLOCK_BYTES, STRIPE_BLOCKS, STRIPE_BYTES, Extent
 from aggfs.stores.faulty import FaultKind
@@ -283,6 +284,25 @@ async def test_all_who_wait_hear_of_the_failure_at_once(scene, patient_clock):
             nursery.start_soon(wait)
     assert len(heard) == 4
     assert max(heard) <= 26
+
+
+async def test_who_comes_late_does_not_share_the_failure_of_what_began_long_before(
+    scene, patient_clock
+):
+    """The accounts are well again: whoever looks now finds the bytes."""
+    scene.ground.break_all(FaultKind.HANG, range(5))
+    async with trio.open_nursery() as nursery:
+
+        async def first() -> None:
+            with pytest.raises(TooFewFragments):
+                await scene.fill(0, BLOCK_BYTES)
+
+        nursery.start_soon(first)
+        await trio.sleep(10)
+        for store in scene.ground.faulty:
+            store.heal()
+        await scene.fill(0, BLOCK_BYTES)
+    assert scene.target.sparse.read(0, BLOCK_BYTES)[0] == DATA[:BLOCK_BYTES]
 
 
 async def test_a_reader_who_goes_away_leaves_the_others_their_bytes(scene, patient_clock):

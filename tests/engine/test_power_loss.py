@@ -210,6 +210,34 @@ async def test_what_an_earlier_run_wrote_is_on_the_disk_before_an_edit_over_it(
     assert name in synced
 
 
+async def test_an_edit_after_a_cut_waits_until_the_cut_is_on_the_disk(tmp_path: Path) -> None:
+    """Were it lost but for its mark, what was cut off would stand there again."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", content(BLOCK_BYTES, 1))
+        await volume.files.fsync(row.number)
+        await volume.files.truncate(row.number, 100)
+        sparse = volume.parts.open_files.use(row.number).sparse
+        assert sparse.syncing.cut
+        await write(volume, row, 5000, b"more")
+        assert not sparse.syncing.cut
+
+
+async def test_what_is_gone_is_not_evicted(tmp_path: Path) -> None:
+    """It goes as a whole, once that is committed: a machine that dies before has it still."""
+    place = await make_volume(tmp_path)
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", content(BIG, 1))
+        await flush(volume)
+        path = place.state / "files" / "data" / f"{row.number:016x}.{row.generation:x}"
+        volume.namespace.unlink(1, b"file")
+        volume.namespace.drop_unlinked(row.number)
+        assert row.number not in volume.parts.local.cached()
+        await volume.parts.local.evict([row.number])
+        assert volume.parts.open_files.known(row.number) is None
+        assert path.exists()
+
+
 async def test_an_edit_waits_for_a_sync_that_another_has_begun(tmp_path: Path) -> None:
     """What the sync is about is not on the disk before it has ended."""
     place, answered = await make_volume(tmp_path), threading.Event()

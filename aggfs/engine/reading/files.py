@@ -204,8 +204,9 @@ class Files:
     def _rests_on_unsynced(file: OpenFile) -> bool:
         """Whether an edit would be the first over bytes that the accounts have, and that are not
         on this disk for certain: should a loss of power take the edit back and leave its mark,
-        bytes of before the last version would stand there."""
-        return not file.edited and file.sparse.syncing.pending
+        bytes of before the last version would stand there. Or of before the last cut."""
+        syncing = file.sparse.syncing
+        return syncing.pending and (syncing.cut or not file.edited)
 
     async def _write_in_worker(self, file: OpenFile, offset: int, data: Buffer) -> None:
         """Counted, so that no capture meanwhile takes the file for clean."""

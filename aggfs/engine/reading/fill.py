@@ -17,21 +17,17 @@ waits for that itself.
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Self
 
 import trio
 
 from aggfs.cache.blocks import Blocks
 from aggfs.cache.landing import LandingMemory
-from aggfs.cache.sparse import SparseFile
 from aggfs.cache.unitfile import disk_refusal
-from aggfs.engine.reading.ahead import ReadAhead
-from aggfs.engine.reading.around import Around
 from aggfs.engine.reading.fetch import Fetcher, Run
 from aggfs.engine.reading.neighbours import Neighbours, are_small
 from aggfs.engine.reading.reach import Reach
+from aggfs.engine.reading.target import Arrival, Place, Target
 from aggfs.engine.works import Works
 from aggfs.errors import AggfsError, Damaged, TooFewFragments
 from aggfs.formats.fragment import Kind
@@ -46,36 +42,10 @@ SLOW_SECONDS = 60.0  # and so would others be
 COURTESY_SECONDS = 0.1
 LANDINGS = 2
 LANDED_KEPT = 8  # what is read ahead of one reader, and what he reads
+EARLIER_SECONDS = 1.0
 THREAD_BYTES = 128 * 1024
 Pairs = list[tuple[int, int]]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Arrival:
-    """Blocks under way to `place`: `done` when they are here, or will not come; `wanted` when
-    somebody waits for them. `error` says why not; none and no blocks: whoever fetched them was
-    cancelled, or the file was cut. Those that are `patient` let readers go first."""
-
-    place: "_Place"
-    done: trio.Event = field(default_factory=trio.Event)
-    wanted: trio.Event = field(default_factory=trio.Event)
-    error: AggfsError | None = None
-    patient: bool = False
-
-
-@dataclass(slots=True)
-class Target:
-    """A file whose holes are filled. `kept_bytes`: content of the map beyond it was cut off;
-    `size()` is the file's size now."""
-
-    inode: bytes
-    sparse: SparseFile
-    kept_bytes: int
-    size: Callable[[], int]
-    under_way: dict[int, Arrival] = field(default_factory=dict)
-    ahead: ReadAhead = field(default_factory=ReadAhead)
-    around: Around = field(default_factory=Around)
 
 
 class Filler:
@@ -224,7 +194,8 @@ class Filler:
         self, target: Target, extents: Sequence[Extent], until: float = math.inf
     ) -> None:
         """As `bring`, for somebody who waits for them: blocks that the map has just said. He
-        waits no longer than `until`."""
+        waits no longer than `until`, and looks again where what failed began before he came."""
+        came = trio.current_time()
         with self._waited_for.work():
             mine, others = self._claim(target, extents)
             for arrival in others:
@@ -233,7 +204,7 @@ class Filler:
                 self._bring_around(target, mine[0][0])
                 with self._missed.work():
                     await self._fetch_all(target, mine, until)
-            await self._wait_for(others, until)
+            await self._wait_for(others, until, came)
 
     async def bring(self, target: Target, missing: Iterable[tuple[int, int]]) -> None:
         """Bring what the map has for these ranges, as far as they are holes; returns when none of
@@ -264,11 +235,14 @@ class Filler:
         return mine, others
 
     @staticmethod
-    async def _wait_for(others: Sequence[Arrival], until: float = math.inf) -> None:
+    async def _wait_for(
+        others: Sequence[Arrival], until: float = math.inf, came: float = -math.inf
+    ) -> None:
+        """What failed long after it began, and began before `came`, says little of now."""
         for arrival in others:
             with trio.move_on_at(until):
                 await arrival.done.wait()
-            if arrival.error is not None:
+            if arrival.error is not None and arrival.began >= came - EARLIER_SECONDS:
                 raise arrival.error
             if not arrival.done.is_set():
                 raise TooFewFragments("what another fetches did not come in time", ())
@@ -283,7 +257,7 @@ class Filler:
             touched = any(start < BLOCK_BYTES for start, _ in missing)
             return {0: content.inline[: target.kept_bytes]} if touched else {}
         found: dict[int, Buffer] = {}
-        place = _Place.in_target(target)
+        place = Place.in_target(target)
 
         async def take(blocks: Sequence[Buffer], first: int) -> None:
             await trio.lowlevel.checkpoint()
@@ -330,7 +304,7 @@ class Filler:
 
     @staticmethod
     def _expect(target: Target, run: Extent) -> Arrival:
-        arrival = Arrival(_Place.in_target(target))
+        arrival = Arrival(Place.in_target(target))
         target.under_way.update(dict.fromkeys(range(run.block, run.block + run.count), arrival))
         return arrival
 
@@ -363,7 +337,7 @@ class Filler:
             raise Damaged(f"stripe {extent.sid.hex()} has no row: its blocks cannot be found")
         return Run(state.row, Kind.DATA, extent.index, extent.count)
 
-    async def _land(self, place: "_Place", first: int, blocks: Sequence[Buffer]) -> None:
+    async def _land(self, place: Place, first: int, blocks: Sequence[Buffer]) -> None:
         """Fill the holes of these blocks."""
         pieces = place.cut_to_size(first, blocks)
         start = first * BLOCK_BYTES
@@ -373,7 +347,7 @@ class Filler:
             place.sparse.fill(start + number * BLOCK_BYTES, piece, removals=place.removals)
             await trio.lowlevel.checkpoint()
 
-    async def _land_at_once(self, place: "_Place", start: int, pieces: Sequence[Buffer]) -> bool:
+    async def _land_at_once(self, place: Place, start: int, pieces: Sequence[Buffer]) -> bool:
         """Write them all by one call of a worker; False where not everything is a hole still."""
         landings = place.sparse.landings
         async with self._landing:
@@ -416,34 +390,3 @@ def _cut(extent: Extent, under_way: dict[int, Arrival], longest: int) -> Iterabl
             stop += 1
         yield Extent(start, extent.sid, extent.index + start - extent.block, stop - start)
         start = stop
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where fetched blocks go: a sparse file as it was when the content map said which these are.
-    One that has another content by then takes nothing of them."""
-
-    sparse: SparseFile
-    removals: int
-    size: int
-    kept_bytes: int
-
-    @classmethod
-    def in_target(cls, target: Target) -> Self:
-        """As it is now."""
-        sparse = target.sparse
-        return cls(sparse, sparse.removals, target.size(), target.kept_bytes)
-
-    def cut_to_size(self, first: int, blocks: Sequence[Buffer]) -> list[Buffer]:
-        """What of these blocks belongs into the file. A block that was sealed shorter, or cut
-        since, goes on with zeros."""
-        found: list[Buffer] = []
-        for number, data in enumerate(blocks, first):
-            start = number * BLOCK_BYTES
-            length = min(BLOCK_BYTES, self.size - start)
-            valid = min(len(data), length, max(0, self.kept_bytes - start))
-            if length <= 0:
-                break
-            whole = data[:length] if valid == length else bytes(data[:valid]).ljust(length, b"\0")
-            found.append(whole)
-        return found

@@ -107,7 +107,7 @@ class LocalCopies:
         going: list[tuple[OpenFile, Pairs]] = []
         for number in numbers:
             await trio.lowlevel.checkpoint()
-            if not self._namespace.has_number(number):  # it went while we looked
+            if not self._is_there(number):  # it went while we looked
                 continue
             row = self._namespace.by_number(number)
             if not pinned_too and self._is_pinned(row.inode):
@@ -125,6 +125,12 @@ class LocalCopies:
                 await self._punch(file, ranges)
             self._open_files.rest(file)
         return evicted, kept, pinned
+
+    def _is_there(self, number: int) -> bool:
+        """Whether somebody may still read this file. What is gone goes as a whole, once that is
+        committed."""
+        namespace = self._namespace
+        return namespace.has_number(number) and not namespace.is_gone(namespace.by_number(number))
 
     async def _punch(self, file: OpenFile, ranges: Pairs) -> None:
         """A failed sync takes the marks of all files into doubt."""
@@ -178,7 +184,7 @@ class LocalCopies:
         for _, number, size in sorted(usage):
             if total <= limit_bytes and evicted >= short_bytes:
                 break
-            if size and self._namespace.has_number(number):
+            if size and self._is_there(number):
                 gone, *_ = await self.evict([number])
                 total, evicted = total - gone, evicted + gone
         return evicted
@@ -235,7 +241,7 @@ class LocalCopies:
     def cached(self) -> Iterable[int]:
         """The numbers of all files that have bytes here."""
         numbers = sorted({number for number, _ in self._sparse_files.all()})
-        return [number for number in numbers if self._namespace.has_number(number)]
+        return [number for number in numbers if self._is_there(number)]
 
 
 def _state_of(row: InodeRow) -> tuple[object, ...]:

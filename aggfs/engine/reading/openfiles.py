@@ -18,7 +18,8 @@ from aggfs.cache.files import SparseFiles
 from aggfs.cache.sparse import SparseFile
 from aggfs.cache.unitfile import UnitCipher
 from aggfs.engine.names.namespace import Namespace
-from aggfs.engine.reading.fill import Filler, Target
+from aggfs.engine.reading.fill import Filler
+from aggfs.engine.reading.target import Target
 from aggfs.errors import AggfsError, NoEntry
 from aggfs.model import BLOCK_BYTES, InodeRow
 from aggfs.threads import in_thread
@@ -139,7 +140,7 @@ class OpenFiles:
                 self._edits.delete(inode)
         for number, generation in self._sparse_files.dirty():
             if not self._is_known(number, generation):
-                self._sparse_files.remove_unopened(number, generation)
+                self._sparse_files.remove_unopened(number, generation, committed=True)
             elif number not in self._edited:
                 self._resume(Edit(number, self.size(number)))
 
