@@ -5,7 +5,7 @@ import trio
 
 from aggfs.engine.accounts import PUT_LIMIT_SECONDS, PUT_SECONDS, Account
 from aggfs.engine.writing.upload import LITTLE_PATIENCE_SECONDS, PATIENCE_SECONDS, Parcel, put_all
-from aggfs.errors import Unreachable
+from aggfs.errors import LocalDiskFailed, Unreachable
 from aggfs.model import AccountId
 from aggfs.stores.faulty import Fault, FaultKind, FaultyStore
 from aggfs.stores.memory import MemoryObjects, MemoryStore
@@ -85,3 +85,25 @@ async def test_an_account_that_is_quick_again_is_waited_for_as_before(autojump_c
     back.store.inject(Fault(FaultKind.HANG))
     _, seconds = await put(back, enough=1)
     assert seconds == pytest.approx(PUT_SECONDS)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_disk_that_takes_no_row_is_told_when_all_is_over_and_a_stop_is_a_stop(
+    autojump_clock, stopped
+):
+    def refuse(parcel: Parcel) -> None:
+        if stopped:
+            scope.cancel()
+        raise LocalDiskFailed("the disk")
+
+    parcels = [
+        Parcel(index, one, "key", [b"data"])
+        for index, one in enumerate((account("a"), account("b", hangs=True)))
+    ]
+    told = None
+    with trio.CancelScope() as scope:
+        try:
+            await put_all(parcels, refuse, lambda: True)
+        except LocalDiskFailed as error:
+            told = error
+    assert (told is None) == stopped

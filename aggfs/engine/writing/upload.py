@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from aggfs.engine.accounts import Account
-from aggfs.errors import StoreError, Unreachable
+from aggfs.errors import LocalDiskFailed, StoreError, Unreachable
 from aggfs.model import Layout, spare
 from aggfs.stores.base import Buffer
 
@@ -114,9 +114,11 @@ async def put_all(
     Once `enough` are stored, the rest get three times as long as it took until then, and are
     left to be caught up with: a hanging account must not hold the others up. Accounts that did
     not answer last time get little more.
-    `on_stored` and `enough` run on the loop and must not raise; a failure is noted on the
-    account. When cancelled, what is under way may or may not arrive.
+    `on_stored` and `enough` run on the loop. What `on_stored` raises for the local disk's fault is
+    raised when all puts have ended; an account's fault is noted there. When cancelled, what is
+    under way may or may not arrive.
     """
+    refusals: list[LocalDiskFailed] = []
     began = trio.current_time()
     waiting = {id(parcel): parcel for parcel in parcels}
     with trio.CancelScope() as scope:
@@ -132,7 +134,10 @@ async def put_all(
 
         def stored(parcel: Parcel) -> None:
             del waiting[id(parcel)]
-            on_stored(parcel)
+            try:
+                on_stored(parcel)
+            except LocalDiskFailed as error:  # beside a cancellation it would be lost in a group
+                refusals.append(error)
             if scope.deadline == math.inf and enough():
                 lose_patience()
 
@@ -140,10 +145,16 @@ async def put_all(
             for parcel in parcels:
                 nursery.start_soon(_put, parcel, stored)
     if scope.cancelled_caught:
-        for parcel in waiting.values():
-            if parcel.account.healthy:
-                parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
+        _note_slow(waiting.values())
+    if refusals:
+        raise refusals[0]
     return trio.current_time() - began
+
+
+def _note_slow(parcels: Iterable[Parcel]) -> None:
+    for parcel in parcels:
+        if parcel.account.healthy:
+            parcel.account.failed(Unreachable(f"account {parcel.account.name} is too slow"))
 
 
 async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
