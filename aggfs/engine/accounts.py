@@ -13,7 +13,7 @@ import trio
 
 from aggfs.cache.table import Tables
 from aggfs.engine.arrivals import Arrivals
-from aggfs.errors import QuotaFull, StoreError
+from aggfs.errors import QuotaFull, StoreError, Unreachable
 from aggfs.model import AccountId
 from aggfs.placement.accounts import AccountState
 from aggfs.stores.base import Buffer, Store
@@ -135,19 +135,23 @@ class Account:
         if self.full and trio.current_time() - self.full_at >= FULL_SECONDS:
             self.full = False
 
-    def put_ended(self, seconds: float, *, in_time: bool) -> None:
-        """A put took so long, or was given up after that. On a slow line the next one gets more
-        time: else none would ever end."""
+    async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
+        """Put an object. Raises as its store does, and `Unreachable` where it takes too long;
+        `arrivals` knows what may come of that."""
+        began, limit = trio.current_time(), self.put_seconds
+        with trio.move_on_after(limit) as scope, self.arrivals.put(key):
+            await self.store.put(key, pieces)
+        self._put_ended(trio.current_time() - began, in_time=not scope.cancelled_caught)
+        if scope.cancelled_caught:
+            raise Unreachable(f"account {self.name} took longer than {limit:.0f} s")
+
+    def _put_ended(self, seconds: float, *, in_time: bool) -> None:
+        """On a slow line the next put gets more time: else none would ever end."""
         if in_time:
             self.put_seconds = max(PUT_SECONDS, 3 * seconds, 0.9 * self.put_seconds)
         else:
             self.put_seconds *= 2
         self.put_seconds = min(self.put_seconds, PUT_LIMIT_SECONDS)
-
-    async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
-        """Put an object. Raises as its store does; `arrivals` knows what may come of that."""
-        with self.arrivals.put(key):
-            await self.store.put(key, pieces)
 
     async def delete_for_good(self, key: str) -> bool:
         """Whether an object is gone now, and no put of this run can bring it back. Never raises

@@ -1,5 +1,7 @@
 """What may still come to an account that somebody wants to delete from."""
 
+import math
+
 import pytest
 import trio
 
@@ -30,6 +32,7 @@ async def test_what_was_put_is_deleted_at_once(autojump_clock: object) -> None:
 
 async def test_a_put_under_way_is_waited_for_however_long_it_takes(autojump_clock: object) -> None:
     account, _ = account_behind(HANG)
+    account.put_seconds = math.inf
     async with trio.open_nursery() as nursery:
         nursery.start_soon(account.put, "key", [b"x"])
         await trio.sleep(10 * LATE_SECONDS)

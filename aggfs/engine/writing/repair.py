@@ -251,7 +251,7 @@ class Repairs:
             decode.check_cell(self._keys, row, index, block, cell)
 
     async def _put(self, sid: bytes, index: int, account: Account, pieces: list[Buffer]) -> None:
-        with _noting(account), trio.fail_after(account.put_seconds):
+        with _noting(account):
             await account.put(self._name(self._state(sid), index, account), pieces)
         self._bad.discard((sid, index))
         self._made.setdefault((sid, index), Patience())

@@ -158,16 +158,10 @@ def _note_slow(parcels: Iterable[Parcel]) -> None:
 
 
 async def _put(parcel: Parcel, on_stored: Callable[[Parcel], None]) -> None:
-    account, began = parcel.account, trio.current_time()
-    seconds = account.put_seconds
     try:
-        with trio.move_on_after(seconds) as scope:
-            await account.put(parcel.key, parcel.pieces)
-        account.put_ended(trio.current_time() - began, in_time=not scope.cancelled_caught)
-        if scope.cancelled_caught:
-            raise Unreachable(f"account {account.name} took longer than {seconds:.0f} s")
+        await parcel.account.put(parcel.key, parcel.pieces)
     except StoreError as error:
-        account.failed(error)
+        parcel.account.failed(error)
     else:
-        account.answered()
+        parcel.account.answered()
         on_stored(parcel)
