@@ -12,7 +12,7 @@ class FileSync:
     """Syncs one sparse file, one at a time, and never again once that failed.
 
     `needed` is set, with the file's lock held, by whoever changed something that must survive;
-    `cut` by who took bytes away that a loss of power may bring back.
+    `cut`, besides, by who took bytes away that a loss of power may bring back.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FileSync:
             if self._failed:
                 raise LocalDiskFailed("a sync of this file failed before")
             with self._lock:
-                needed, self.needed, self.cut = self.needed, False, False
+                needed, self.needed = self.needed, False
             if not needed:
                 return
             try:
@@ -51,6 +51,8 @@ class FileSync:
             except OSError as error:
                 self._failed = True
                 raise LocalDiskFailed(f"the local disk refused a sync: {error}") from error
+            with self._lock:
+                self.cut = self.cut and self.needed  # there may be another one by now
 
     def _sync(self) -> None:
         if self._sidecar.long:

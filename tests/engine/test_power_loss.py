@@ -218,9 +218,38 @@ async def test_an_edit_after_a_cut_waits_until_the_cut_is_on_the_disk(tmp_path: 
         await volume.files.fsync(row.number)
         await volume.files.truncate(row.number, 100)
         sparse = volume.parts.open_files.use(row.number).sparse
-        assert sparse.syncing.cut
-        await write(volume, row, 5000, b"more")
+        before = sparse._raw.raw(0, 6000).tobytes()
+        async with trio.open_nursery() as nursery:
+            with sparse.syncing._running:  # the disk takes its time, for another's sake
+                nursery.start_soon(volume.files.write, row.number, 5000, b"more")
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert sparse._raw.raw(0, 6000) == before
         assert not sparse.syncing.cut
+        assert sparse._raw.raw(0, 6000) != before
+
+
+async def test_an_edit_waits_for_the_sync_of_a_cut_that_another_has_begun(tmp_path: Path) -> None:
+    place, answered = await make_volume(tmp_path), threading.Event()
+
+    def take_its_time(_: int) -> None:
+        assert answered.wait(60)
+
+    async with running(place.config, place.state) as volume:
+        row = await new_file(volume, 1, b"file", content(BLOCK_BYTES, 1))
+        await volume.files.fsync(row.number)
+        await volume.files.truncate(row.number, 100)
+        sparse = volume.parts.open_files.use(row.number).sparse
+        before = sparse._raw.raw(0, 6000).tobytes()
+        with mock.patch.object(os, "fdatasync", take_its_time):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.files.fsync, row.number)
+                while sparse.syncing.needed:
+                    await trio.lowlevel.checkpoint()
+                nursery.start_soon(volume.files.write, row.number, 5000, b"more")
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                unchanged = sparse._raw.raw(0, 6000) == before
+                answered.set()
+        assert unchanged
 
 
 async def test_what_is_gone_is_not_evicted(tmp_path: Path) -> None:
