@@ -176,7 +176,6 @@ class Volume:
                     async with trio.open_nursery() as nursery:
                         self._uploads = nursery
                         flusher = partial(parts.flusher.run, nursery)
-                        nursery.start_soon(parts.accounts.prepare)
                         nursery.start_soon(self.jobs.keep, "uploading", parts.stripes.run)
                         nursery.start_soon(self.jobs.keep, "flushing", flusher)
                         nursery.start_soon(self.jobs.keep, "reading ahead", parts.filler.run)
@@ -215,6 +214,7 @@ class Volume:
 
     async def _tidy(self) -> None:
         """Now and then: ask accounts that can tell how much room they have."""
+        await self.parts.accounts.prepare()
         while True:
             await self.parts.accounts.ask_space()
             while self.parts.sparse_files.sweep(SWEPT_ROWS):
